@@ -1,0 +1,1 @@
+#include "numa/thread_team.h"

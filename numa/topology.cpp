@@ -1,0 +1,1 @@
+#include "numa/topology.h"

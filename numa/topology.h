@@ -1,0 +1,33 @@
+// What the machine has, from hwloc and /proc: cores, nodes, memory, huge pages; what it reads per second, measured.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace r1::numa {
+
+struct Node {
+  int os_index = 0;
+  std::uint64_t memory_bytes = 0;
+  int n_cores = 0;
+};
+
+struct Topology {
+  int n_packages = 0;
+  int n_cores = 0;    // physical cores that this process may use
+  int n_threads = 0;  // hardware threads that this process may use
+  std::vector<Node> nodes;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t memory_available_bytes = 0;
+  std::uint64_t l2_bytes = 0, l3_bytes = 0;  // one instance
+  std::string cpu_name;
+  std::string transparent_huge_pages;  // "always", "madvise", "never", or "" where unknown
+};
+
+[[nodiscard]] Topology read_topology();
+
+// Sequential reads of `bytes` of memory by n_threads threads; the best of several passes.
+[[nodiscard]] double measure_read_bandwidth_bytes_per_s(int n_threads, std::uint64_t bytes);
+
+}  // namespace r1::numa

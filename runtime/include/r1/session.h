@@ -1,0 +1,59 @@
+// One sequence in progress: its KV cache, its scratch and its thread team. Move-only; one thread at a time,
+// but cancel() from any.
+#pragma once
+
+#include <r1/model.h>
+#include <r1/result.h>
+#include <r1/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace r1 {
+
+enum class KvCacheType { f16, bf16, f32 };
+
+struct SessionOptions {
+  std::uint32_t context_tokens = 0;  // 0: the model's maximum, but no more than memory allows; grown as needed
+  std::uint32_t batch_tokens = 64;   // tokens of a prefill step, 1 … 4096
+  int n_threads = 0;                 // 0: one per physical core
+  KvCacheType kv_type = KvCacheType::f16;
+};
+
+class Session {
+ public:
+  static Result<Session> create(std::shared_ptr<const Model> model, const SessionOptions& options = {});
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  // Runs the model over tokens, behind those it has. Afterwards logits() holds the prediction after the last one.
+  // On an error (context_full, cancelled, numeric, …) the session holds the tokens whose batches were done.
+  Result<void> append(std::span<const Token> tokens);
+  [[nodiscard]] std::span<const float> logits() const;  // [vocab_size]; empty before the first append
+  [[nodiscard]] std::span<const Token> tokens() const;
+  [[nodiscard]] std::uint32_t context_tokens() const;
+
+  // Forgets all but the first n_tokens. logits() is empty until the next append.
+  Result<void> rewind(std::uint32_t n_tokens);
+  [[nodiscard]] Result<Session> fork() const;
+  // KV snapshot, zstd, with the model's fingerprint: load refuses another model's.
+  [[nodiscard]] Result<void> save(const std::string& path) const;
+  [[nodiscard]] Result<void> load(const std::string& path);
+
+  // The running append ends with `cancelled` at the next layer. Any thread; cleared when the append returns.
+  void cancel();
+
+  [[nodiscard]] const std::shared_ptr<const Model>& model() const;
+
+  struct Impl;
+  [[nodiscard]] Impl& impl() { return *impl_; }  // for the library itself
+
+ private:
+  explicit Session(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace r1

@@ -1,0 +1,1 @@
+#include "runtime/io/file.h"

@@ -1,0 +1,1 @@
+#include <r1/sampler.h>

@@ -1,0 +1,1 @@
+#include "simd/kernels.h"

@@ -1,0 +1,140 @@
+// The kernel table: one contract per operation, several instruction sets, one chosen once at start.
+//
+// Contract of every matrix kernel. Integer dot products are exact: within a 32-k block Σ code·q is an int32 that all ISAs
+// compute alike; then, in this order, acc = fma(float(dot), block_scale, acc) over the four blocks of a superchunk,
+// total = fma(acc, activation_scale, total) over the superchunks, y = total · row_scale. All ISAs that follow the order
+// give the same bits. A row's result does not depend on which panels, tokens or threads share the call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quant/format.h"
+
+namespace r1::simd {
+
+enum class Isa : std::uint8_t { scalar, avx2, avx2_vnni, avx512, avx512_vnni };  // later ones are better
+inline constexpr int n_isas = 5;
+[[nodiscard]] const char* isa_name(Isa isa);
+
+// A tensor blob in place (mapped file or arena), not owned.
+struct PackedMatrix {
+  quant::Format format = quant::Format::f32;
+  quant::BlobLayout layout;
+  const std::byte* blob = nullptr;  // layout.bytes, aligned to 64
+
+  [[nodiscard]] std::uint32_t rows() const { return layout.rows; }
+  [[nodiscard]] std::uint32_t k() const { return layout.k; }
+  [[nodiscard]] const float* s4_table() const { return reinterpret_cast<const float*>(blob); }  // [16]
+  [[nodiscard]] const float* row_scale() const {                                                // [rows_padded]
+    return reinterpret_cast<const float*>(blob + layout.row_scale_offset_bytes);
+  }
+  [[nodiscard]] const std::byte* panel(std::uint32_t p) const {
+    return blob + layout.panels_offset_bytes + p * layout.panel_bytes;
+  }
+};
+
+// A batch of input vectors, quantized once and read by every matrix that shares it. Not owned.
+// All rows are padded with zeros to k_padded (a multiple of 128); the pointers are aligned to 64.
+struct Activations {
+  std::uint32_t n_tokens = 0, k = 0, k_padded = 0;
+  const float* x = nullptr;               // [n_tokens, k_padded]; read by bf16 and f32 kernels
+  const std::int8_t* q = nullptr;         // [n_tokens, k_padded] in order of k
+  const std::int8_t* q_step2 = nullptr;   // the same; per 32 k position 8s + i holds k = 4i + s (t2)
+  const std::int8_t* q_step4 = nullptr;   // the same; per 16 k position 8s + i holds k = 2i + s (t4, t4h)
+  const float* scale = nullptr;           // [n_tokens, k_padded / 128] = max|x| / 127
+  const std::int32_t* block_sum = nullptr;  // [n_tokens, k_padded / 32] = Σ q
+};
+
+// Owned storage for the above, planned once.
+class ActivationBuffer {
+ public:
+  ActivationBuffer() = default;
+  ActivationBuffer(std::uint32_t max_tokens, std::uint32_t max_k);
+  ~ActivationBuffer();
+  ActivationBuffer(ActivationBuffer&&) noexcept;
+  ActivationBuffer& operator=(ActivationBuffer&&) noexcept;
+
+  // A view for a batch of n_tokens vectors of k values (n_tokens ≤ max_tokens, k ≤ max_k).
+  [[nodiscard]] Activations view(std::uint32_t n_tokens, std::uint32_t k) const;
+  // Where a producer writes row `token` of the view: [k_padded]; quantize_row zeroes the padding.
+  [[nodiscard]] static float* x_row(const Activations& view, std::uint32_t token) {
+    return const_cast<float*>(view.x) + std::size_t{token} * view.k_padded;
+  }
+  [[nodiscard]] static std::size_t bytes(std::uint32_t max_tokens, std::uint32_t max_k);
+
+ private:
+  std::byte* storage_ = nullptr;
+  std::uint32_t max_tokens_ = 0, max_k_ = 0;
+};
+
+inline constexpr std::uint32_t max_gemv_tokens = 8;
+
+// y[t, row] for rows of panels [panel_begin, panel_end) and tokens token_begin … token_begin + n_tokens − 1
+// (1 ≤ n_tokens ≤ max_gemv_tokens). y points at the first of these tokens, [n_tokens, ldy]; row r goes to y[t·ldy + r].
+// Only rows < layout.rows are written.
+using GemvFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
+                        std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy);
+
+// Element type of a KV cache row.
+enum class KvType : std::uint8_t { f32, f16, bf16 };
+[[nodiscard]] std::size_t kv_element_bytes(KvType type);
+
+struct Kernels {
+  Isa isa = Isa::scalar;
+  GemvFn gemv[quant::n_formats + 1] = {};  // by format id
+
+  // Row `token` of x (already written, [k]) → q, q_step2, q_step4, scale, block_sum; pads x with zeros up to k_padded.
+  // Round to nearest even; a row of zeros has scale 0. Returns false if x holds NaN or infinity (q is then all zero).
+  bool (*quantize_row)(const Activations& view, std::uint32_t token) = nullptr;
+
+  // out[n] = x / sqrt(mean(x²) + eps) · weight. out may be x.
+  void (*rms_norm)(const float* x, const float* weight, std::size_t n, float eps, float* out) = nullptr;
+  // out[n] = silu(gate) · up
+  void (*silu_mul)(const float* gate, const float* up, std::size_t n, float* out) = nullptr;
+  // y[n] += a · x
+  void (*axpy)(float a, const float* x, std::size_t n, float* y) = nullptr;
+  // Σ a·b with a fixed order
+  float (*dot)(const float* a, const float* b, std::size_t n) = nullptr;
+  // Rotary embedding in place. cos, sin: [d / 2]. interleaved: pairs (x[2i], x[2i+1]); halves: (x[i], x[i + d/2]).
+  void (*rope_interleaved)(float* x, const float* cos, const float* sin, std::size_t d) = nullptr;
+  void (*rope_halves)(float* x, const float* cos, const float* sin, std::size_t d) = nullptr;
+
+  // Attention over rows of a KV cache, flash style; see attention.h in runtime. Heads that share the cached rows go together.
+  // scores[h, j] = Σ_i q[h, i] · kv[j, i], i < d.   q [n_heads, ldq], kv [n_kv, ld_kv elements], scores [n_heads, lds]
+  void (*qk)(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) = nullptr;
+  // out[h, i] += Σ_j p[h, j] · kv[j, i], i < d.      p [n_heads, ldp], out [n_heads, ldo]; j ascending
+  void (*pv)(KvType type, const float* p, std::size_t ldp, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) = nullptr;
+  // In place: x[j] = exp(x[j] − max), returns Σ; *max_out = max x. n ≥ 1.
+  float (*softmax_part)(float* x, std::size_t n, float* max_out) = nullptr;
+  // f32 → cache element type
+  void (*store_kv)(KvType type, const float* x, std::size_t n, void* out) = nullptr;
+};
+
+// Why an ISA is or is not used on this machine, best first.
+struct IsaReport {
+  Isa isa;
+  bool available = false;
+  std::string reason;  // "used", "supported", "CPU lacks avx512_vbmi", "refused by R1_ISA=avx2" …
+};
+
+// The table for one ISA; null if this machine cannot run it.
+[[nodiscard]] const Kernels* kernels_for(Isa isa);
+// The best one; an override ("avx2", from --isa or R1_ISA) picks another. Null and *why filled if the name is
+// unknown or the machine lacks it.
+[[nodiscard]] const Kernels* choose_kernels(std::string_view override_name, std::string* why);
+[[nodiscard]] std::vector<IsaReport> isa_report(std::string_view override_name);
+
+// Products of a row-major bf16 or f32 matrix with a batch, by oneDNN (gemm_onednn.cpp): same arguments as GemvFn, any n_tokens.
+// Worth calling from gemm_onednn_min_tokens on. Runs on the calling thread only.
+void gemm_onednn(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
+                 std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy);
+inline constexpr std::uint32_t gemm_onednn_min_tokens = 32;
+
+}  // namespace r1::simd
