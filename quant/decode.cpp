@@ -59,7 +59,8 @@ void decode_packed_row(const FormatInfo& format, const BlobLayout& layout, const
     if (format.is_trellis()) {
       const std::uint32_t group = in_block / format.group_weights, t = in_block % format.group_weights;
       const std::size_t group_bytes = format.group_bytes;
-      const std::uint8_t* string = codes + group * 16 * group_bytes + (r & 1) * 8 * group_bytes + (r >> 1) * group_bytes;
+      const std::uint8_t* string =
+          codes + group * 16 * group_bytes + (r & 1) * 8 * group_bytes + (r >> 1) * group_bytes;
       value = format.codebook[circular_code(string, offsets[t], 8 * format.group_bytes)];
     } else {
       value = static_cast<float>(codes[(in_block / 4) * 64 + r * 4 + in_block % 4] - 128);

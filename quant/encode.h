@@ -24,9 +24,9 @@ struct TensorEncoding {
 // Chooses the S4 grid by trial on `sample_rows`, deterministically (S8, w8, bf16, f32: nothing to choose).
 //   sample_rows  [n_sample_rows, k]: rows spread evenly over the tensor (sample_row_index says which)
 //   importance   [k] mean squared activations, or empty for uniform; need not be normalised
-[[nodiscard]] TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::span<const float> sample_rows,
-                                              std::uint32_t n_sample_rows, std::span<const float> importance,
-                                              Effort effort = Effort::normal);
+[[nodiscard]] TensorEncoding prepare_encoding(Format format, const BlobLayout& layout,
+                                              std::span<const float> sample_rows, std::uint32_t n_sample_rows,
+                                              std::span<const float> importance, Effort effort = Effort::normal);
 
 // The rows that prepare_encoding wants to see: at most max_sample_rows, evenly spread, ascending.
 inline constexpr std::uint32_t max_sample_rows = 32;

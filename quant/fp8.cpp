@@ -16,7 +16,8 @@ constexpr float decode_e4m3(std::uint8_t bits) {
   } else if (exponent == 0) {
     magnitude = static_cast<float>(mantissa) / 512.0f;
   } else {
-    const std::uint32_t f32 = static_cast<std::uint32_t>(exponent + 120) << 23 | static_cast<std::uint32_t>(mantissa) << 20;
+    const std::uint32_t f32 = static_cast<std::uint32_t>(exponent + 120) << 23 | static_cast<std::uint32_t>(mantissa)
+                                                                                     << 20;
     magnitude = std::bit_cast<float>(f32);
   }
   return bits & 128 ? -magnitude : magnitude;
@@ -31,9 +32,13 @@ constexpr std::array<float, 256> e4m3_table = make_e4m3_table();
 
 }  // namespace
 
-float fp8_e4m3_to_f32(std::uint8_t bits) { return e4m3_table[bits]; }
+float fp8_e4m3_to_f32(std::uint8_t bits) {
+  return e4m3_table[bits];
+}
 
-float bf16_to_f32(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+float bf16_to_f32(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
 
 std::uint16_t f32_to_bf16(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);

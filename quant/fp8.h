@@ -10,7 +10,7 @@ namespace r1::quant {
 [[nodiscard]] float bf16_to_f32(std::uint16_t bits);
 [[nodiscard]] std::uint16_t f32_to_bf16(float x);  // round to nearest even
 [[nodiscard]] float f16_to_f32(std::uint16_t bits);
-[[nodiscard]] std::uint16_t f32_to_f16(float x);   // round to nearest even
+[[nodiscard]] std::uint16_t f32_to_f16(float x);  // round to nearest even
 
 // Arrays of n.
 void fp8_e4m3_to_f32(const std::uint8_t* in, float scale, std::size_t n, float* out);  // out = in × scale, in f32

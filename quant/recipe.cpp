@@ -34,10 +34,14 @@ Format at_least(Format format, Format least) {
 
 Format routed_gate_up(Index recipe) {
   switch (recipe) {
-    case r2_7: return Format::t2_5;
-    case r3_5: return Format::t3;
-    case r4_5: return Format::t4;
-    default: return Format::t2;
+    case r2_7:
+      return Format::t2_5;
+    case r3_5:
+      return Format::t3;
+    case r4_5:
+      return Format::t4;
+    default:
+      return Format::t2;
   }
 }
 
@@ -46,23 +50,32 @@ Format routed_down(Index recipe, const TensorPlace& place) {
   const int from_start = place.layer - place.first_moe_layer, from_end = place.n_layers - 1 - place.layer;
   const int distance = std::min(from_start, from_end);
   switch (recipe) {
-    case r2_2: return distance < 3 ? Format::t3 : Format::t2;
-    case r2_5: return Format::t3;
-    case r2_7: return distance < 6 ? Format::t3 : Format::t2_5;
-    case r3_5: return Format::t4;
-    case r4_5: return Format::t5;
-    default: return Format::t2;
+    case r2_2:
+      return distance < 3 ? Format::t3 : Format::t2;
+    case r2_5:
+      return Format::t3;
+    case r2_7:
+      return distance < 6 ? Format::t3 : Format::t2_5;
+    case r3_5:
+      return Format::t4;
+    case r4_5:
+      return Format::t5;
+    default:
+      return Format::t2;
   }
 }
 
 Format choose_moe(Index recipe, const TensorPlace& place) {
   switch (place.tensor_class) {
-    case TensorClass::routed_gate_up: return place.in_mtp_layer ? Format::t4h : routed_gate_up(recipe);
-    case TensorClass::routed_down: return place.in_mtp_layer ? Format::t4h : routed_down(recipe, place);
+    case TensorClass::routed_gate_up:
+      return place.in_mtp_layer ? Format::t4h : routed_gate_up(recipe);
+    case TensorClass::routed_down:
+      return place.in_mtp_layer ? Format::t4h : routed_down(recipe, place);
     case TensorClass::embed:
       if (recipe == r4_5) return Format::w8;
       return place.small_model ? Format::t5 : Format::t4h;
-    case TensorClass::head: return recipe == r4_5 ? Format::w8 : Format::nl6;
+    case TensorClass::head:
+      return recipe == r4_5 ? Format::w8 : Format::nl6;
     case TensorClass::q_b:
       if (recipe == r2_2s) return Format::t4h;
       return recipe == r4_5 ? Format::w8 : Format::t5;
@@ -72,31 +85,39 @@ Format choose_moe(Index recipe, const TensorPlace& place) {
     case TensorClass::dense_down:
       if (recipe == r2_2s) return Format::t4h;
       return recipe == r4_5 ? Format::nl6 : Format::t5;
-    default: return Format::w8;  // q_a, kv_a, kv_b, eh_proj
+    default:
+      return Format::w8;  // q_a, kv_a, kv_b, eh_proj
   }
 }
 
 Format choose_dense(Index recipe, const TensorPlace& place) {
   const Format base = routed_gate_up(recipe);
   switch (place.tensor_class) {
-    case TensorClass::dense_gate_up: return base;
+    case TensorClass::dense_gate_up:
+      return base;
     case TensorClass::dense_down:
     case TensorClass::q:
     case TensorClass::k:
-    case TensorClass::o: return steps_above(base, 1);
-    case TensorClass::v: return steps_above(base, 2);
+    case TensorClass::o:
+      return steps_above(base, 1);
+    case TensorClass::v:
+      return steps_above(base, 2);
     case TensorClass::embed: {
       const Format format = recipe == r4_5 ? Format::w8 : Format::t4h;
       return place.small_model ? at_least(format, Format::t5) : format;
     }
-    case TensorClass::head: return recipe == r4_5 ? Format::w8 : Format::nl6;
-    default: return Format::w8;
+    case TensorClass::head:
+      return recipe == r4_5 ? Format::w8 : Format::nl6;
+    default:
+      return Format::w8;
   }
 }
 
 }  // namespace
 
-std::span<const Recipe> recipes() { return table; }
+std::span<const Recipe> recipes() {
+  return table;
+}
 
 const Recipe* find_recipe(std::string_view name) {
   for (const Recipe& recipe : table) {

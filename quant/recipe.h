@@ -12,10 +12,10 @@ namespace r1::quant {
 
 // What a matrix does in the model; names follow the checkpoint's projections.
 enum class TensorClass : std::uint8_t {
-  embed,        // model.embed_tokens
-  head,         // lm_head, shared_head.head of the MTP layer
-  norm,         // every norm weight, biases, e_score_correction_bias: always f32
-  router,       // mlp.gate
+  embed,   // model.embed_tokens
+  head,    // lm_head, shared_head.head of the MTP layer
+  norm,    // every norm weight, biases, e_score_correction_bias: always f32
+  router,  // mlp.gate
   routed_gate_up,
   routed_down,
   shared_expert,  // mlp.shared_experts.*
@@ -24,20 +24,22 @@ enum class TensorClass : std::uint8_t {
   q_a,
   q_b,
   kv_a,
-  kv_b,         // stored as k_b (transposed per head) and v_b
-  q, k, v,      // grouped-query attention of dense models
+  kv_b,  // stored as k_b (transposed per head) and v_b
+  q,
+  k,
+  v,  // grouped-query attention of dense models
   o,
-  eh_proj,      // MTP layer
+  eh_proj,  // MTP layer
 };
 
 struct TensorPlace {
   TensorClass tensor_class;
-  int layer = -1;           // −1: outside the layers
+  int layer = -1;  // −1: outside the layers
   bool in_mtp_layer = false;
-  int n_layers = 0;         // num_hidden_layers
-  int first_moe_layer = 0;  // first_k_dense_replace
-  bool dense_model = false; // qwen2, llama, qwen3
-  bool small_model = false; // ≤ 3 B parameters
+  int n_layers = 0;             // num_hidden_layers
+  int first_moe_layer = 0;      // first_k_dense_replace
+  bool dense_model = false;     // qwen2, llama, qwen3
+  bool small_model = false;     // ≤ 3 B parameters
   bool source_is_bf16 = false;  // what "exact" keeps as bf16
 };
 

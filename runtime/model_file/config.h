@@ -20,9 +20,9 @@ struct RopeConfig {
   double theta = 10000.0;
   double factor = 1.0;
   std::uint32_t original_max_position_embeddings = 0;
-  double beta_fast = 32.0, beta_slow = 1.0;       // yarn
-  double mscale = 1.0, mscale_all_dim = 0.0;      // yarn, deepseek_v3
-  double attn_factor = 1.0;                       // yarn, qwen3: multiplies 0.1·ln(factor) + 1
+  double beta_fast = 32.0, beta_slow = 1.0;              // yarn
+  double mscale = 1.0, mscale_all_dim = 0.0;             // yarn, deepseek_v3
+  double attn_factor = 1.0;                              // yarn, qwen3: multiplies 0.1·ln(factor) + 1
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
 };
 

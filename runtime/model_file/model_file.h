@@ -20,10 +20,10 @@ inline constexpr std::size_t page_bytes = 4096;
 
 struct BlobInfo {
   std::string name;
-  std::string file;                // shard's path
-  std::uint64_t offset_bytes = 0;  // in the shard; a multiple of 4096
-  std::uint64_t length_bytes = 0;  // a multiple of 4096
-  std::uint64_t xxh3 = 0;          // of the blob's length_bytes
+  std::string file;                       // shard's path
+  std::uint64_t offset_bytes = 0;         // in the shard; a multiple of 4096
+  std::uint64_t length_bytes = 0;         // a multiple of 4096
+  std::uint64_t xxh3 = 0;                 // of the blob's length_bytes
   std::vector<simd::PackedMatrix> parts;  // 1; 3 for experts (gate, up, down); num_attention_heads for k_b, v_b
 };
 
@@ -35,9 +35,9 @@ class ModelFile {
 
   [[nodiscard]] const std::string& directory() const;
   [[nodiscard]] const ModelConfig& config() const;
-  [[nodiscard]] std::span<const BlobInfo> blobs() const;             // in order of expected_blobs
-  [[nodiscard]] const BlobInfo* find(std::string_view name) const;   // null if absent
-  [[nodiscard]] Result<void> verify(const BlobInfo& blob) const;     // checksum; the error names file, tensor and byte
+  [[nodiscard]] std::span<const BlobInfo> blobs() const;            // in order of expected_blobs
+  [[nodiscard]] const BlobInfo* find(std::string_view name) const;  // null if absent
+  [[nodiscard]] Result<void> verify(const BlobInfo& blob) const;    // checksum; the error names file, tensor and byte
   ~ModelFile();
 
  private:

@@ -13,7 +13,7 @@ namespace r1::rt {
 
 // One matrix (or vector: rows = 1) inside a blob.
 struct MatrixSpec {
-  std::string source;        // the checkpoint's tensor: "model.layers.3.mlp.experts.7.gate_proj.weight"
+  std::string source;  // the checkpoint's tensor: "model.layers.3.mlp.experts.7.gate_proj.weight"
   quant::TensorClass tensor_class;
   std::uint32_t rows = 0, k = 0;  // logical, of one part
 };
@@ -28,17 +28,18 @@ enum class PartRule : std::uint8_t {
 
 // One blob = one tensor of the model directory.
 struct BlobSpec {
-  std::string name;   // in the directory: the checkpoint's name, "model.layers.3.mlp.experts.7", "….self_attn.k_b_proj.weight"
+  std::string
+      name;  // in the directory: the checkpoint's name, "model.layers.3.mlp.experts.7", "….self_attn.k_b_proj.weight"
   PartRule rule = PartRule::whole;
-  int layer = -1;     // −1 outside the layers; num_hidden_layers … for MTP layers
+  int layer = -1;  // −1 outside the layers; num_hidden_layers … for MTP layers
   int expert = -1;
   std::vector<MatrixSpec> matrices;  // 1; 3 for experts
   std::uint32_t n_parts = 1;         // of matrices[0]'s shape, for k_b and v_b
 };
 
-// In file order: common tensors in order of layers, then experts layer by layer. embed_tokens and shared_head.head of MTP
-// layers are not listed: they are copies of the model's own, which the converter checks where the checkpoint has them.
-// Tied models list no lm_head.
+// In file order: common tensors in order of layers, then experts layer by layer. embed_tokens and shared_head.head of
+// MTP layers are not listed: they are copies of the model's own, which the converter checks where the checkpoint has
+// them. Tied models list no lm_head.
 [[nodiscard]] std::vector<BlobSpec> expected_blobs(const ModelConfig& config);
 
 // The recipe's format for a matrix of this model. source_is_bf16 matters to `exact` alone.
