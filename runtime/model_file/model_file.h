@@ -10,13 +10,13 @@
 
 #include "quant/format.h"
 #include "runtime/model_file/config.h"
+#include "runtime/model_file/layout.h"
 #include "runtime/model_file/tensor_specs.h"
 #include "simd/kernels.h"
 
 namespace r1::rt {
 
 inline constexpr int format_version = 1;
-inline constexpr std::size_t page_bytes = 4096;
 
 struct BlobInfo {
   std::string name;
