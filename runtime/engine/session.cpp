@@ -1,0 +1,204 @@
+#include <r1/session.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+
+#include "numa/topology.h"
+#include "runtime/base/try.h"
+#include "runtime/engine/session_impl.h"
+#include "runtime/engine/snapshot.h"
+
+namespace r1 {
+
+namespace rt {
+
+simd::KvType kv_type_of(KvCacheType type) {
+  switch (type) {
+    case KvCacheType::bf16:
+      return simd::KvType::bf16;
+    case KvCacheType::f32:
+      return simd::KvType::f32;
+    case KvCacheType::f16:
+      break;
+  }
+  return simd::KvType::f16;
+}
+
+Result<void> check_tokens(std::span<const Token> tokens, std::uint32_t vocab_size) {
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= 0 && static_cast<std::uint32_t>(tokens[i]) < vocab_size) continue;
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("token {} at place {} is none of the model's {} (0 … {})", tokens[i], i, vocab_size,
+                             vocab_size - 1),
+                 {}};
+  }
+  return {};
+}
+
+Result<void> check_n_threads(int n_threads) {
+  constexpr int max_threads = 1024;
+  if (n_threads >= 0 && n_threads <= max_threads) return {};
+  return Error{ErrorCode::invalid_argument,
+               fmt::format("{} threads: give 1 … {}, or 0 for one per core", n_threads, max_threads), "threads"};
+}
+
+}  // namespace rt
+
+namespace {
+
+constexpr std::uint32_t max_batch_tokens = 4096;
+
+Result<void> check_options(const SessionOptions& options) {
+  R1_CHECK(rt::check_n_threads(options.n_threads));
+  if (options.batch_tokens < 1 || options.batch_tokens > max_batch_tokens) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("{} tokens a batch: give 1 … {}", options.batch_tokens, max_batch_tokens), "batch_tokens"};
+  }
+  return {};
+}
+
+}  // namespace
+
+Session::Impl::Impl(std::shared_ptr<const Model> model_opened, const SessionOptions& session_options,
+                    const rt::KvShape& kv_shape, std::uint32_t context)
+    : model(std::move(model_opened)),
+      options(session_options),
+      context_tokens(context),
+      team({.n_threads = session_options.n_threads, .pin = true}),
+      kv(kv_shape, context),
+      scratch(model->impl().file->config(), session_options.batch_tokens, 1, context, team.size()) {
+  tokens.reserve(context);
+  slots.reserve(session_options.batch_tokens);
+}
+
+Result<void> Session::Impl::append_batch(std::span<const Token> batch, bool want_logits) {
+  const auto first = static_cast<std::uint32_t>(tokens.size()), n = static_cast<std::uint32_t>(batch.size());
+  R1_CHECK(kv.grow(first + n));
+  scratch.grow_split_parts(first + n);
+  slots.clear();
+  for (std::uint32_t i = 0; i < n; ++i) slots.push_back({batch[i], first + i, first + i, &kv});
+
+  const Model::Impl& m = model->impl();
+  rt::Pass pass{m.file->config(), m.rope, *m.kernels, m.weights, *m.experts, scratch};
+  pass.slots = slots;
+  pass.n_logit_tokens = want_logits ? 1 : 0;
+  pass.cancel = &cancel;
+  R1_CHECK(rt::run_forward(team, pass));
+  tokens.insert(tokens.end(), batch.begin(), batch.end());
+  has_logits = want_logits;
+  return {};
+}
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+Result<Session> Session::create(std::shared_ptr<const Model> model, const SessionOptions& options) {
+  if (model == nullptr) return Error{ErrorCode::invalid_argument, "no model", "session"};
+  R1_CHECK(check_options(options));
+  const rt::ModelConfig& config = model->impl().file->config();
+  const rt::KvShape shape = rt::kv_shape(config, rt::kv_type_of(options.kv_type), false);
+  R1_TRY(const std::uint32_t context, rt::plan_context(shape, options.context_tokens, config.max_position_embeddings,
+                                                       numa::read_topology().memory_available_bytes));
+  try {
+    return Session(std::make_unique<Impl>(std::move(model), options, shape, context));
+  } catch (const std::bad_alloc&) {
+    return Error{
+        ErrorCode::out_of_memory,
+        fmt::format("no memory for the buffers of batches of {} tokens: ask for smaller batches", options.batch_tokens),
+        "session"};
+  } catch (const std::exception& e) {  // the operating system refuses threads
+    return Error{ErrorCode::io, e.what(), "session"};
+  }
+}
+
+Result<void> Session::append(std::span<const Token> tokens) {
+  Impl& s = *impl_;
+  if (tokens.empty()) return {};
+  const ModelInfo& info = s.model->info();
+  R1_CHECK(rt::check_tokens(tokens, info.vocab_size));
+  const std::size_t room = s.context_tokens - s.tokens.size();
+  if (tokens.size() > room) {
+    return Error{ErrorCode::context_full,
+                 fmt::format("{} more tokens do not fit: the context of {} holds {}", tokens.size(), s.context_tokens,
+                             s.tokens.size()),
+                 {}};
+  }
+  s.has_logits = false;
+  Result<void> result;
+  try {
+    while (result.ok() && !tokens.empty()) {
+      const std::size_t n = std::min<std::size_t>(s.options.batch_tokens, tokens.size());
+      result = s.append_batch(tokens.first(n), n == tokens.size());
+      tokens = tokens.subspan(n);
+    }
+  } catch (const std::bad_alloc&) {
+    result = Error{ErrorCode::out_of_memory, "no memory left while running the model", {}};
+  }
+  s.cancel.store(false, std::memory_order_relaxed);
+  if (!result.ok() && result.error().context.empty()) result.error().context = info.path;
+  return result;
+}
+
+std::span<const float> Session::logits() const {
+  if (!impl_->has_logits) return {};
+  return {impl_->scratch.logits.data(), impl_->model->info().vocab_size};
+}
+
+std::span<const Token> Session::tokens() const {
+  return impl_->tokens;
+}
+std::uint32_t Session::context_tokens() const {
+  return impl_->context_tokens;
+}
+const std::shared_ptr<const Model>& Session::model() const {
+  return impl_->model;
+}
+void Session::cancel() {
+  impl_->cancel.store(true, std::memory_order_relaxed);
+}
+
+Result<void> Session::rewind(std::uint32_t n_tokens) {
+  Impl& s = *impl_;
+  if (n_tokens > s.tokens.size()) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("cannot rewind to {} tokens: the session has {}", n_tokens, s.tokens.size()), "rewind"};
+  }
+  s.tokens.resize(n_tokens);
+  s.kv.shrink(n_tokens);
+  s.has_logits = false;
+  return {};
+}
+
+Result<Session> Session::fork() const {
+  const Impl& s = *impl_;
+  SessionOptions options = s.options;
+  options.context_tokens = s.context_tokens;
+  R1_TRY(Session twin, create(s.model, options));
+  R1_TRY(twin.impl_->kv, s.kv.copy(static_cast<std::uint32_t>(s.tokens.size())));
+  twin.impl_->tokens.assign(s.tokens.begin(), s.tokens.end());
+  twin.impl_->has_logits = s.has_logits;
+  std::copy_n(s.scratch.logits.data(), s.scratch.logits.size(), twin.impl_->scratch.logits.data());
+  return twin;
+}
+
+Result<void> Session::save(const std::string& path) const {
+  try {
+    return rt::save_snapshot(*impl_, path);
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, "no memory to save the session", path};
+  }
+}
+
+Result<void> Session::load(const std::string& path) {
+  try {
+    return rt::load_snapshot(*impl_, path);
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, "no memory to load the session", path};
+  }
+}
+
+}  // namespace r1

@@ -1,0 +1,41 @@
+// What an open model is made of.
+#pragma once
+
+#include <r1/model.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/attention/rope.h"
+#include "runtime/expert_store/expert_store.h"
+#include "runtime/model/weights.h"
+#include "runtime/model_file/model_file.h"
+#include "simd/kernels.h"
+
+namespace r1 {
+
+struct Model::Impl {
+  std::shared_ptr<const rt::ModelFile> file;
+  rt::Weights weights;
+  rt::Rope rope;
+  std::unique_ptr<rt::ExpertStore> experts;  // shared by all sessions
+  const simd::Kernels* kernels = nullptr;
+  std::uint64_t fingerprint = 0;  // of the config and every blob's checksum: what a saved session belongs to
+
+  ModelInfo info;
+  Result<std::shared_ptr<const Tokenizer>> tokenizer = Error{};
+  Result<ChatTemplate> chat_template = Error{};
+  SamplingOptions sampling_defaults;
+  std::vector<Token> end_tokens;
+};
+
+}  // namespace r1
+
+namespace r1::rt {
+
+[[nodiscard]] ModelInfo describe(const ModelFile& file);
+
+}  // namespace r1::rt

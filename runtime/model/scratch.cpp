@@ -1,0 +1,90 @@
+#include "runtime/model/scratch.h"
+
+#include <algorithm>
+
+#include "runtime/attention/flash.h"
+
+namespace r1::rt {
+
+Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uint32_t max_logit_tokens_wanted,
+                 std::uint32_t max_context, int n_threads)
+    : max_tokens(max_tokens_wanted), max_logit_tokens(max_logit_tokens_wanted) {
+  const std::size_t b = max_tokens;
+  const std::size_t n_heads = c.num_attention_heads;
+  const std::uint32_t q_dim = c.is_mla() ? c.qk_head_dim() : c.head_dim;                     // as projected
+  const std::uint32_t d_qk = c.is_mla() ? c.kv_lora_rank + c.qk_rope_head_dim : c.head_dim;  // as attention sees it
+  const std::uint32_t d_v = c.is_mla() ? c.kv_lora_rank : c.head_dim;
+  const std::uint32_t head_out = c.is_mla() ? c.v_head_dim : c.head_dim;
+  const std::size_t pairs = (c.is_mla() ? c.qk_rope_head_dim : c.head_dim) / 2;
+
+  residual = Buffer<float>(b * c.hidden_size);
+  projected = Buffer<float>(b * c.hidden_size);
+  cos = Buffer<float>(b * pairs);
+  sin = Buffer<float>(b * pairs);
+  hidden_input = SharedInput(n_threads, max_tokens, 1, c.hidden_size);
+
+  if (c.is_mla()) {
+    q_a = Buffer<float>(b * c.q_lora_rank);
+    kv_a = Buffer<float>(b * d_qk);
+    if (c.q_lora_rank > 0) q_a_input = SharedInput(n_threads, max_tokens, 1, c.q_lora_rank);
+  } else {
+    k = Buffer<float>(b * c.num_key_value_heads * c.head_dim);
+    v = Buffer<float>(b * c.num_key_value_heads * c.head_dim);
+  }
+  q = Buffer<float>(b * n_heads * q_dim);
+  heads = Buffer<float>(b * n_heads * head_out);
+  heads_input = SharedInput(n_threads, max_tokens, 1, c.num_attention_heads * head_out);
+  split_q = Buffer<float>(attention_tile_tokens * n_heads * d_qk);
+  split_part_floats_ = n_heads * (d_v + 2);
+  split_parts.reserve(n_splits(max_context));
+
+  const std::uint32_t shared_width = c.n_shared_experts * c.moe_intermediate_size;
+  const auto intermediate = [&](std::uint32_t rows, std::uint32_t own_rows, std::uint32_t width) {
+    return Intermediate{width, Buffer<float>(std::size_t{rows} * width), Buffer<float>(std::size_t{rows} * width),
+                        SharedInput(n_threads, rows, own_rows, width)};
+  };
+  dense = intermediate(max_tokens, 1, std::max(c.intermediate_size, shared_width));
+  if (c.is_moe()) {
+    const std::uint32_t top_k = c.num_experts_per_tok;
+    router_logits = Buffer<float>(b * c.n_routed_experts);
+    routing = {Buffer<std::uint32_t>(b * top_k), Buffer<float>(b * top_k)};
+    // All rows of a usual batch at once. Larger batches go in waves of experts: a wave must hold any one expert's
+    // tokens.
+    constexpr std::uint32_t usual_expert_rows = 512;
+    max_expert_rows = std::min<std::uint32_t>(max_tokens * top_k, std::max(max_tokens, usual_expert_rows));
+    max_expert_rows = std::max(max_expert_rows, top_k);
+    expert_input = simd::ActivationBuffer(max_expert_rows, c.hidden_size);
+    routed = intermediate(max_expert_rows, top_k, c.moe_intermediate_size);
+  }
+
+  if (c.num_nextn_predict_layers > 0) eh_input = SharedInput(n_threads, max_tokens, 1, 2 * c.hidden_size);
+  logits = Buffer<float>(std::size_t{max_logit_tokens} * c.vocab_size);
+
+  const std::size_t tile = attention_tile_tokens, group = attention_group_heads;
+  for (int i = 0; i < n_threads; ++i) {
+    MemberScratch& m = members.emplace_back();
+    m.q = Buffer<float>(tile * group * d_qk);
+    m.out = Buffer<float>(tile * group * d_v);
+    m.max_sum = Buffer<float>(2 * tile * group);
+    m.part = Buffer<float>(group * (d_v + 2));
+    m.scores = Buffer<float>(group * split_tokens);
+    if (c.is_mla())
+      m.head_rows = simd::ActivationBuffer(attention_tile_tokens, std::max(c.qk_nope_head_dim, c.kv_lora_rank));
+    if (c.is_moe()) {
+      m.routing = {Buffer<std::uint32_t>(c.num_experts_per_tok), Buffer<float>(c.num_experts_per_tok)};
+      m.router = Buffer<float>(2 * std::size_t{c.n_routed_experts} + c.n_group);
+      m.groups.reserve(c.n_routed_experts);
+      m.requested.reserve(c.n_routed_experts);
+      m.jobs.reserve(c.n_routed_experts + 1);
+      m.n_rows_of_expert = Buffer<std::uint32_t>(c.n_routed_experts);
+      m.row_token = Buffer<std::uint32_t>(b * c.num_experts_per_tok);
+      m.row_weight = Buffer<float>(b * c.num_experts_per_tok);
+    }
+  }
+}
+
+void Scratch::grow_split_parts(std::uint32_t n_tokens) {
+  while (split_parts.size() < n_splits(n_tokens)) split_parts.emplace_back(split_part_floats_);
+}
+
+}  // namespace r1::rt

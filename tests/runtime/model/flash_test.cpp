@@ -1,0 +1,126 @@
+// Attention by splits against softmax(q·k) v in double.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "quant/fp8.h"
+#include "runtime/attention/flash.h"
+
+using namespace r1;
+using namespace r1::rt;
+
+namespace {
+
+struct Problem {
+  KvShape shape;
+  std::uint32_t n_heads, d_v, n_kv;
+  std::vector<float> q;                           // [n_heads, k_width]
+  std::vector<std::vector<double>> keys, values;  // as the cache holds them
+
+  Problem(const simd::Kernels& kernels, KvCache& kv, std::uint32_t heads, std::uint32_t dv, std::uint32_t n,
+          float spread)
+      : shape(kv.shape()), n_heads(heads), d_v(dv), n_kv(n) {
+    std::mt19937 random(n);
+    std::normal_distribution<float> normal(0, 1);
+    q.resize(std::size_t{heads} * shape.k_width);
+    for (float& x : q) x = spread * normal(random);
+    REQUIRE(kv.grow(n).ok());
+    for (std::uint32_t j = 0; j < n; ++j) {
+      keys.push_back(store(kernels, shape.k_width, kv.k_row(j, 1, 0), normal, random));
+      if (shape.v_width > 0) values.push_back(store(kernels, shape.v_width, kv.v_row(j, 1, 0), normal, random));
+    }
+    if (shape.v_width == 0) values = keys;
+  }
+
+  template <class Normal, class Random>
+  std::vector<double> store(const simd::Kernels& kernels, std::uint32_t width, std::byte* row, Normal& normal,
+                            Random& random) {
+    std::vector<float> x(width);
+    for (float& v : x) v = normal(random);
+    kernels.store_kv(shape.type, x.data(), width, row);
+    std::vector<double> held;
+    for (std::uint32_t i = 0; i < width; ++i) {
+      std::uint16_t bits = 0;
+      if (shape.type != simd::KvType::f32) std::memcpy(&bits, row + 2 * i, 2);
+      held.push_back(shape.type == simd::KvType::f32   ? x[i]
+                     : shape.type == simd::KvType::f16 ? quant::f16_to_f32(bits)
+                                                       : quant::bf16_to_f32(bits));
+    }
+    return held;
+  }
+
+  [[nodiscard]] std::vector<double> naive(std::uint32_t head) const {
+    std::vector<double> score(n_kv), out(d_v);
+    double max = -1e300, sum = 0;
+    for (std::uint32_t j = 0; j < n_kv; ++j) {
+      for (std::uint32_t i = 0; i < shape.k_width; ++i) score[j] += q[head * shape.k_width + i] * keys[j][i];
+      max = std::max(max, score[j]);
+    }
+    for (double& s : score) sum += s = std::exp(s - max);
+    for (std::uint32_t j = 0; j < n_kv; ++j) {
+      for (std::uint32_t i = 0; i < d_v; ++i) out[i] += score[j] / sum * values[j][i];
+    }
+    return out;
+  }
+};
+
+std::vector<float> by_splits(const HeadGroup& group, const KvCache& kv, const Problem& problem) {
+  const std::uint32_t n = group.n_heads;
+  std::vector<float> scores(n * split_tokens), out(std::size_t{n} * group.d_v), more(out.size()), max(2 * n),
+      sum(2 * n);
+  const SoftmaxPart total{max.data(), sum.data(), out.data()}, part{max.data() + n, sum.data() + n, more.data()};
+  for (std::uint32_t split = 0; split < n_splits(problem.n_kv); ++split) {
+    attend_split(group, kv, problem.n_kv, split, problem.q.data(), problem.shape.k_width, scores.data(),
+                 split == 0 ? total : part);
+    if (split > 0) fold(n, group.d_v, part, total);
+  }
+  finish(n, group.d_v, total);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("attention by splits equals a naive softmax") {
+  std::string why;
+  const simd::Kernels* kernels = simd::choose_kernels("", &why);
+  REQUIRE(kernels != nullptr);
+  for (const auto type : {simd::KvType::f32, simd::KvType::f16, simd::KvType::bf16}) {
+    for (const bool mla : {true, false}) {
+      for (const std::uint32_t n_kv : {1u, 5u, 255u, 256u, 257u, 700u}) {
+        for (const float spread : {0.2f, 3.0f}) {
+          KvCache kv({type, 2, 1, 48, mla ? 0u : 48u}, 1000);
+          const Problem problem(*kernels, kv, 5, mla ? 40 : 48, n_kv, spread);
+          const std::vector<float> out = by_splits({kernels, 1, 0, 5, 48, problem.d_v}, kv, problem);
+          double worst = 0;
+          for (std::uint32_t head = 0; head < 5; ++head) {
+            const std::vector<double> expected = problem.naive(head);
+            for (std::uint32_t i = 0; i < problem.d_v; ++i) {
+              worst = std::max(worst, std::abs(out[head * problem.d_v + i] - expected[i]));
+            }
+          }
+          CHECK(worst < 2e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a head's attention does not depend on which heads go with it") {
+  std::string why;
+  const simd::Kernels* kernels = simd::choose_kernels("", &why);
+  REQUIRE(kernels != nullptr);
+  KvCache kv({simd::KvType::f16, 2, 1, 80, 0}, 600);
+  const Problem problem(*kernels, kv, 16, 64, 600, 1.0f);
+  const std::vector<float> together = by_splits({kernels, 1, 0, 16, 80, 64}, kv, problem);
+  for (const std::uint32_t width : {1u, 3u, 7u}) {
+    for (std::uint32_t first = 0; first + width <= 16; first += width) {
+      Problem part = problem;
+      part.q.assign(problem.q.begin() + first * 80, problem.q.begin() + (first + width) * 80);
+      const std::vector<float> alone = by_splits({kernels, 1, 0, width, 80, 64}, kv, part);
+      CHECK(std::memcmp(alone.data(), together.data() + first * 64, alone.size() * sizeof(float)) == 0);
+    }
+  }
+}
