@@ -11,14 +11,11 @@
 
 namespace r1::quant {
 
-enum class Effort : std::uint8_t { fast, normal, best };  // 4, 8, 16 scale candidates
-
 // What the panels of one tensor share.
 struct TensorEncoding {
   Format format = Format::f32;
   BlobLayout layout;
   std::array<float, 16> s4_table{};  // zeros in S8 formats
-  Effort effort = Effort::normal;
 };
 
 // Chooses the S4 grid by trial on `sample_rows`, deterministically (S8, w8, bf16, f32: nothing to choose).
@@ -26,10 +23,10 @@ struct TensorEncoding {
 //   importance   [k] mean squared activations, or empty for uniform; need not be normalised
 [[nodiscard]] TensorEncoding prepare_encoding(Format format, const BlobLayout& layout,
                                               std::span<const float> sample_rows, std::uint32_t n_sample_rows,
-                                              std::span<const float> importance, Effort effort = Effort::normal);
+                                              std::span<const float> importance);
 
 // The rows that prepare_encoding wants to see: at most max_sample_rows, evenly spread, ascending.
-inline constexpr std::uint32_t max_sample_rows = 32;
+inline constexpr std::uint32_t max_sample_rows = 16;
 [[nodiscard]] std::uint32_t n_sample_rows(std::uint32_t rows);
 [[nodiscard]] std::uint32_t sample_row_index(std::uint32_t rows, std::uint32_t sample);
 
@@ -42,13 +39,16 @@ struct EncodeError {
 //   x           [n_rows, k] f32, n_rows = min(16, rows − 16 · panel)
 //   panel_out   layout.panel_bytes (packed formats), or n_rows · k · element size (bf16, f32)
 //   row_scale   [16], packed formats only: goes to row_scale_offset_bytes + 64 · panel of the blob
-// Not finite input is encoded as 0 and must be reported by the caller (see count_not_finite in metrics.h).
+// Not finite input is encoded as 0; reporting it is the caller's business.
 EncodeError encode_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
                          std::span<const float> importance, std::byte* panel_out, float* row_scale);
 
+// The same by one scale candidate at a time: slow, the same bytes. The oracle of the tests.
+EncodeError encode_panel_one_lane(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
+                                  std::span<const float> importance, std::byte* panel_out, float* row_scale);
+
 // The same for a whole tensor in memory; blob_out holds layout.bytes. Single-threaded.
 EncodeError encode_tensor(Format format, const BlobLayout& layout, std::span<const float> x,
-                          std::span<const float> importance, std::span<std::byte> blob_out,
-                          Effort effort = Effort::normal);
+                          std::span<const float> importance, std::span<std::byte> blob_out);
 
 }  // namespace r1::quant

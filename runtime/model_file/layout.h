@@ -12,6 +12,7 @@
 
 namespace r1::rt {
 
+inline constexpr int format_version = 1;
 inline constexpr std::uint64_t page_bytes = 4096;
 
 struct PartLayout {

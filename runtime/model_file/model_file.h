@@ -16,7 +16,6 @@
 
 namespace r1::rt {
 
-inline constexpr int format_version = 1;
 
 struct BlobInfo {
   std::string name;

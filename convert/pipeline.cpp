@@ -1,0 +1,325 @@
+#include "convert/pipeline.h"
+
+#include <dirent.h>
+#include <fmt/format.h>
+#include <omp.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "convert/output_directory.h"
+#include "runtime/base/try.h"
+
+namespace r1::convert {
+namespace {
+
+// One part of a blob: its source and, once prepared, its encoding.
+struct PartWork {
+  std::size_t blob = 0, part = 0;
+  const rt::MatrixSpec* matrix = nullptr;
+  SourceTensor source;
+  quant::TensorEncoding encoding;
+  std::uint64_t offset_bytes = 0;  // of the part in its blob
+};
+
+// What one thread does in one go: panels of one part.
+struct Unit {
+  std::size_t work = 0;
+  std::uint32_t panel_begin = 0, panel_end = 0;
+};
+
+// Rows of a part: of the source as it is, of one head's V rows, or of one head's K rows transposed (absorbed MLA).
+class PartReader {
+ public:
+  PartReader(const rt::ModelConfig& config, const rt::BlobSpec& blob, const PartWork& work)
+      : work_(work), rule_(blob.rule) {
+    head_row_ = static_cast<std::uint32_t>(work.part) * (config.qk_nope_head_dim + config.v_head_dim);
+    nope_ = config.qk_nope_head_dim;
+  }
+
+  // out [row_end − row_begin, k]
+  void read(std::uint32_t row_begin, std::uint32_t row_end, std::vector<float>& out) const {
+    const std::uint32_t k = work_.matrix->k;
+    out.resize(std::size_t{row_end - row_begin} * k);
+    if (rule_ != rt::PartRule::k_b) {
+      const std::uint32_t first = rule_ == rt::PartRule::v_b ? head_row_ + nope_ : 0;
+      read_rows(work_.source, first + row_begin, first + row_end, out.data());
+      return;
+    }
+    const std::uint32_t kv_lora_rank = work_.source.k;
+    std::vector<float> head(std::size_t{nope_} * kv_lora_rank);
+    read_rows(work_.source, head_row_, head_row_ + nope_, head.data());
+    for (std::uint32_t r = row_begin; r < row_end; ++r) {
+      for (std::uint32_t i = 0; i < nope_; ++i)
+        out[std::size_t{r - row_begin} * k + i] = head[std::size_t{i} * kv_lora_rank + r];
+    }
+  }
+
+  void release(std::uint32_t row_begin, std::uint32_t row_end) const {
+    if (rule_ == rt::PartRule::whole || rule_ == rt::PartRule::experts) {
+      release_rows(work_.source, row_begin, row_end);
+    } else {
+      release_rows(work_.source, head_row_, head_row_ + nope_ + (rule_ == rt::PartRule::v_b ? work_.matrix->rows : 0));
+    }
+  }
+
+ private:
+  const PartWork& work_;
+  rt::PartRule rule_;
+  std::uint32_t head_row_ = 0, nope_ = 0;
+};
+
+Error not_finite(const PartWork& work, std::uint32_t row_begin, const std::vector<float>& rows) {
+  const auto at = static_cast<std::size_t>(
+      std::find_if(rows.begin(), rows.end(), [](float x) { return !std::isfinite(x); }) - rows.begin());
+  const std::size_t k = work.matrix->k;
+  return {ErrorCode::numeric,
+          fmt::format("row {}, column {}: {} is not a weight", row_begin + at / k, at % k, rows[at]),
+          fmt::format("{}: tensor {}", work.source.shard->path(), work.matrix->source)};
+}
+
+bool all_finite(const std::vector<float>& rows) {
+  // Sum of x·0 is 0 for finite values and NaN otherwise; it vectorizes.
+  float zero = 0;
+  for (const float x : rows) zero += x * 0.0f;
+  return zero == 0.0f;
+}
+
+// Converts one shard with a team of threads. Errors of any thread end the work; the first one is reported.
+class ShardConversion {
+ public:
+  ShardConversion(const Checkpoint& checkpoint, const ConvertOptions& options, int n_threads, rt::ShardWriter& writer,
+                  Progress& progress, ConvertReport& report)
+      : checkpoint_(checkpoint),
+        options_(options),
+        n_threads_(n_threads),
+        writer_(writer),
+        progress_(progress),
+        report_(report) {}
+
+  Result<void> run() {
+    R1_CHECK(collect());
+    for_each(works_.size(), [&](std::size_t i) { return prepare(works_[i]); });
+    if (!failed_) for_each(units_.size(), [&](std::size_t i) { return encode(units_[i]); });
+    if (!failed_) for_each(writer_.blobs().size(), [&](std::size_t i) { return writer_.finish_pieces(i); });
+    if (failed_) return std::move(error_);
+    return writer_.finish();
+  }
+
+ private:
+  Result<void> collect() {
+    for (std::size_t b = 0; b < writer_.blobs().size(); ++b) {
+      const rt::PlannedBlob& blob = writer_.blobs()[b];
+      for (std::size_t p = 0; p < blob.stored.parts.size(); ++p) {
+        PartWork work;
+        work.blob = b;
+        work.part = p;
+        work.matrix = &blob.spec.matrices[blob.spec.rule == rt::PartRule::experts ? p : 0];
+        R1_TRY(work.source, checkpoint_.find(blob.spec, *work.matrix));
+        work.encoding.format = blob.stored.parts[p].format;
+        work.encoding.layout = blob.stored.parts[p].layout;
+        work.offset_bytes = blob.stored.parts[p].offset_bytes;
+        // About a megabyte of f32 at a time: enough to amortise a write, little enough to bound memory and share the
+        // tail.
+        const std::uint32_t panels_per_unit = std::max(1u, (1u << 18) / (quant::panel_rows * work.matrix->k));
+        for (std::uint32_t panel = 0; panel < work.encoding.layout.n_panels; panel += panels_per_unit) {
+          units_.push_back({works_.size(), panel, std::min(panel + panels_per_unit, work.encoding.layout.n_panels)});
+        }
+        works_.push_back(std::move(work));
+      }
+    }
+    return {};
+  }
+
+  const rt::BlobSpec& spec_of(const PartWork& work) const { return writer_.blobs()[work.blob].spec; }
+
+  Result<void> prepare(PartWork& work) {
+    const quant::Format format = work.encoding.format;
+    const quant::BlobLayout layout = work.encoding.layout;
+    std::vector<float> sample, row;
+    std::uint32_t n_rows = 0;
+    if (quant::info(format).scale == quant::ScaleKind::s4) {
+      const PartReader reader(checkpoint_.config(), spec_of(work), work);
+      n_rows = quant::n_sample_rows(layout.rows);
+      for (std::uint32_t i = 0; i < n_rows; ++i) {
+        const std::uint32_t index = quant::sample_row_index(layout.rows, i);
+        reader.read(index, index + 1, row);
+        if (!all_finite(row)) return not_finite(work, index, row);
+        sample.insert(sample.end(), row.begin(), row.end());
+      }
+    }
+    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, {});
+    if (!quant::info(format).is_packed()) return {};
+    return writer_.write_piece(work.blob, work.offset_bytes, std::as_bytes(std::span(work.encoding.s4_table)));
+  }
+
+  Result<void> encode(const Unit& unit) {
+    PartWork& work = works_[unit.work];
+    const quant::BlobLayout& layout = work.encoding.layout;
+    const std::uint32_t row_begin = unit.panel_begin * quant::panel_rows;
+    const std::uint32_t row_end = std::min(unit.panel_end * quant::panel_rows, layout.rows);
+    const PartReader reader(checkpoint_.config(), spec_of(work), work);
+    std::vector<float> rows;
+    reader.read(row_begin, row_end, rows);
+    if (!all_finite(rows)) return not_finite(work, row_begin, rows);
+
+    const bool packed = quant::info(work.encoding.format).is_packed();
+    const std::size_t panels_bytes =
+        packed ? (unit.panel_end - unit.panel_begin) * layout.panel_bytes
+               : std::size_t{row_end - row_begin} * layout.k * quant::info(work.encoding.format).group_bytes;
+    std::vector<std::byte> panels(panels_bytes);
+    std::vector<float> row_scales(std::size_t{unit.panel_end - unit.panel_begin} * quant::panel_rows);
+    quant::EncodeError error;
+    for (std::uint32_t panel = unit.panel_begin; panel < unit.panel_end; ++panel) {
+      const std::uint32_t i = panel - unit.panel_begin;
+      const quant::EncodeError e =
+          quant::encode_panel(work.encoding, panel, rows.data() + std::size_t{i} * quant::panel_rows * layout.k, {},
+                              panels.data() + i * layout.panel_bytes, row_scales.data() + i * quant::panel_rows);
+      error.error += e.error;
+      error.signal += e.signal;
+    }
+    R1_CHECK(writer_.write_piece(
+        work.blob, work.offset_bytes + layout.panels_offset_bytes + unit.panel_begin * layout.panel_bytes, panels));
+    if (packed) {
+      R1_CHECK(writer_.write_piece(
+          work.blob,
+          work.offset_bytes + layout.row_scale_offset_bytes + unit.panel_begin * quant::panel_rows * sizeof(float),
+          std::as_bytes(std::span(row_scales))));
+    }
+    reader.release(row_begin, row_end);
+    report_unit(work, rows.size(), unit.panel_end == layout.n_panels, error);
+    return {};
+  }
+
+  void report_unit(const PartWork& work, std::size_t n_weights, bool last, const quant::EncodeError& error) {
+    const std::lock_guard lock(mutex_);
+    quant::EncodeError& sum = report_.error_by_class[class_label(work.matrix->tensor_class)];
+    sum.error += error.error;
+    sum.signal += error.signal;
+    progress_.weights_done += n_weights;
+    progress_.source_bytes_done += n_weights * rt::dtype_bytes(work.source.entry->dtype);
+    progress_.tensors_done += last && work.part + 1 == writer_.blobs()[work.blob].stored.parts.size();
+    const auto now = std::chrono::steady_clock::now();
+    if (options_.on_progress && now - last_progress_ > std::chrono::milliseconds(200)) {
+      last_progress_ = now;
+      options_.on_progress(progress_);
+    }
+  }
+
+  template <class Fn>
+  void for_each(std::size_t n, const Fn& fn) {
+    const auto count = static_cast<std::int64_t>(n);
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads_)
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (failed_) continue;
+      Result<void> result = options_.stop != nullptr && *options_.stop
+                                ? Error{ErrorCode::cancelled, "stopped; run the same command again to continue", ""}
+                                : fn(static_cast<std::size_t>(i));
+      if (result) continue;
+      const std::lock_guard lock(mutex_);
+      if (!failed_) error_ = std::move(result).error();
+      failed_ = true;
+    }
+  }
+
+  const Checkpoint& checkpoint_;
+  const ConvertOptions& options_;
+  int n_threads_;
+  rt::ShardWriter& writer_;
+  Progress& progress_;
+  ConvertReport& report_;
+  std::vector<PartWork> works_;
+  std::vector<Unit> units_;
+  std::mutex mutex_;
+  std::atomic<bool> failed_ = false;
+  Error error_;
+  std::chrono::steady_clock::time_point last_progress_{};
+};
+
+// Threads that fit the memory limit. Beside the buffers of one unit each, a thread has its share of mapped source
+// pages.
+Result<int> threads_for(const ConversionPlan& plan, const ConvertOptions& options) {
+  std::uint64_t widest = 0;
+  for (const ShardPlan& shard : plan.shards) {
+    for (const rt::PlannedBlob& blob : shard.blobs) {
+      for (const rt::MatrixSpec& matrix : blob.spec.matrices) {
+        const std::uint64_t unit_weights =
+            std::max<std::uint64_t>(1u << 18, std::uint64_t{quant::panel_rows} * matrix.k);
+        const std::uint64_t sample_weights = std::uint64_t{quant::max_sample_rows} * matrix.k;
+        widest = std::max(widest, std::max(unit_weights, sample_weights));
+      }
+    }
+  }
+  const std::uint64_t per_thread = widest * 4 * 4 + (std::uint64_t{8} << 20);  // f32 rows, codes, source pages, stack
+  const std::uint64_t fixed = std::uint64_t{192} << 20;                        // program, headers, tables
+  if (options.ram_bytes < fixed + per_thread) {
+    return Error{ErrorCode::out_of_memory,
+                 fmt::format("--ram {} MiB is not enough; this model needs {} MiB", options.ram_bytes >> 20,
+                             (fixed + per_thread + (1 << 20)) >> 20),
+                 ""};
+  }
+  const int wanted = options.n_threads > 0 ? options.n_threads : omp_get_num_procs();
+  return static_cast<int>(
+      std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), (options.ram_bytes - fixed) / per_thread));
+}
+
+}  // namespace
+
+Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe) {
+  R1_CHECK(checkpoint.check(rt::expected_blobs(checkpoint.config())));
+  const IsBf16 is_bf16 = [&](const rt::BlobSpec& blob, const rt::MatrixSpec& matrix) {
+    const auto source = checkpoint.find(blob, matrix);
+    return source && source->is_bf16();
+  };
+  return make_plan(checkpoint.config(), recipe, is_bf16, checkpoint.fingerprint());
+}
+
+Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan& plan, const std::string& directory,
+                              const ConvertOptions& options) {
+  R1_TRY(const int n_threads, threads_for(plan, options));
+  R1_CHECK(prepare_output_directory(checkpoint.directory(), directory));
+
+  ConvertReport report;
+  Progress progress;
+  std::vector<const ShardPlan*> todo;
+  std::uint64_t needed_bytes = 0;
+  for (const ShardPlan& shard : plan.shards) {
+    if (rt::is_finished_shard(directory + "/" + shard.name, shard.blobs, plan.fingerprint)) {
+      ++report.n_shards_kept;
+      continue;
+    }
+    todo.push_back(&shard);
+    needed_bytes += shard.file_bytes;
+    progress.tensors_total += shard.blobs.size();
+    for (const rt::PlannedBlob& blob : shard.blobs) {
+      for (std::size_t p = 0; p < blob.stored.parts.size(); ++p) {
+        const rt::MatrixSpec& matrix = blob.spec.matrices[blob.spec.rule == rt::PartRule::experts ? p : 0];
+        R1_TRY(const SourceTensor source, checkpoint.find(blob.spec, matrix));
+        const std::uint64_t weights = std::uint64_t{matrix.rows} * matrix.k;
+        progress.weights_total += weights;
+        progress.source_bytes_total += weights * rt::dtype_bytes(source.entry->dtype);
+      }
+    }
+  }
+  R1_CHECK(check_free_space(directory, needed_bytes));
+
+  for (const ShardPlan* shard : todo) {
+    progress.shard = shard->name;
+    R1_TRY(const auto writer, rt::ShardWriter::create(directory + "/" + shard->name, shard->blobs, plan.fingerprint));
+    R1_CHECK(ShardConversion(checkpoint, options, n_threads, *writer, progress, report).run());
+    ++report.n_shards_written;
+  }
+  if (options.on_progress) options.on_progress(progress);
+  report.source_bytes = progress.source_bytes_done;
+  R1_CHECK(write_model_metadata(checkpoint, plan, directory));
+  return report;
+}
+
+}  // namespace r1::convert

@@ -1,0 +1,46 @@
+// Checkpoint → model directory: bounded memory, parallel, resumable; the output depends on the source and the recipe
+// alone.
+#pragma once
+
+#include <r1/result.h>
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "convert/checkpoint.h"
+#include "convert/plan.h"
+#include "quant/encode.h"
+
+namespace r1::convert {
+
+struct Progress {
+  std::uint64_t weights_done = 0, weights_total = 0;
+  std::uint64_t source_bytes_done = 0, source_bytes_total = 0;  // of this run: kept shards are not counted
+  std::uint64_t tensors_done = 0, tensors_total = 0;
+  std::string shard;
+};
+
+struct ConvertOptions {
+  int n_threads = 0;  // 0: all that the process may use
+  std::uint64_t ram_bytes = std::uint64_t{8} << 30;
+  std::function<void(const Progress&)> on_progress;  // one thread at a time, a few times a second
+  const std::atomic<bool>* stop = nullptr;           // set it to end with `cancelled`, finished shards kept
+};
+
+struct ConvertReport {
+  std::map<std::string, quant::EncodeError> error_by_class;  // of what this run encoded
+  int n_shards_written = 0, n_shards_kept = 0;
+  std::uint64_t source_bytes = 0;  // read in this run
+};
+
+// Writes `directory` (made if absent). Shards already finished from the same source and recipe are kept. Fails before
+// it writes if the directory holds something else, the disk lacks room, or ram_bytes does not suffice for one thread.
+[[nodiscard]] Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan& plan,
+                                            const std::string& directory, const ConvertOptions& options);
+
+// make_plan with the checkpoint's own types and fingerprint; checks the checkpoint first.
+[[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe);
+
+}  // namespace r1::convert

@@ -1,0 +1,252 @@
+#include "quant/encode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "quant/decode.h"
+#include "quant/fp8.h"
+#include "quant/row_encoder.h"
+
+namespace r1::quant {
+namespace {
+
+// Runs fn with the row encoder type of a format.
+template <class Lanes, class Fn>
+auto with_encoder(Format format, Fn&& fn) {
+  switch (format) {
+    case Format::t2:
+      return fn.template operator()<TrellisBlock<TrellisShape<2, 2, 32>, Lanes>>();
+    case Format::t2_5:
+      return fn.template operator()<TrellisBlock<TrellisShape<2, 3, 16>, Lanes>>();
+    case Format::t3:
+      return fn.template operator()<TrellisBlock<TrellisShape<3, 3, 16>, Lanes>>();
+    case Format::t3_5:
+      return fn.template operator()<TrellisBlock<TrellisShape<3, 4, 16>, Lanes>>();
+    case Format::t4:
+    case Format::t4h:
+      return fn.template operator()<TrellisBlock<TrellisShape<4, 4, 16>, Lanes>>();
+    case Format::t5:
+      return fn.template operator()<TrellisBlock<TrellisShape<5, 5, 8>, Lanes>>();
+    case Format::nl6:
+      return fn.template operator()<NearestBlock>();
+    default:
+      return fn.template operator()<RoundedBlock>();
+  }
+}
+
+std::array<float, 16> s4_grid(int steps_per_octave) {
+  std::array<float, 16> table{};
+  for (int i = 0; i < 16; ++i)
+    table[static_cast<std::size_t>(i)] = std::exp2(static_cast<float>(i - 15) / static_cast<float>(steps_per_octave));
+  return table;
+}
+
+// Importance for the search: of mean 1, and never zero, so that no column is free to become anything. Padding is 0.
+std::vector<float> padded_importance(std::span<const float> importance, std::uint32_t k, std::uint32_t k_padded) {
+  constexpr float least = 1e-4f;
+  std::vector<float> w(k_padded, 0.0f);
+  double sum = 0;
+  for (const float x : importance) sum += std::isfinite(x) && x > 0 ? x : 0;
+  if (importance.size() != k || sum <= 0) {
+    std::fill_n(w.begin(), k, 1.0f);
+    return w;
+  }
+  const double scale = k / sum;
+  for (std::uint32_t i = 0; i < k; ++i) {
+    const double value = std::isfinite(importance[i]) && importance[i] > 0 ? importance[i] * scale : 0;
+    w[i] = std::max(static_cast<float>(value), least);
+  }
+  return w;
+}
+
+void load_row(const float* x, std::uint32_t k, std::vector<float>& row) {
+  for (std::uint32_t i = 0; i < k; ++i) row[i] = std::isfinite(x[i]) ? x[i] : 0.0f;
+}
+
+// Writes a row's scales and codes to their places in the panel (FORMAT.md, "Superchunk").
+void pack_row(const FormatInfo& format, const EncodedRow& row, std::uint32_t r, std::uint8_t* panel) {
+  const std::size_t scale_bytes = format.scale == ScaleKind::s8 ? 64 : 32;
+  const std::size_t group_bytes = format.group_bytes;
+  for (std::uint32_t block = 0; block < row.scales.size(); ++block) {
+    std::uint8_t* superchunk = panel + std::size_t{block / 4} * format.superchunk_bytes;
+    const std::uint32_t b = block % 4;
+    if (format.scale == ScaleKind::s8) {
+      superchunk[16 * b + r] = row.scales[block];
+    } else {
+      const std::uint32_t nibble = r >> 1;
+      superchunk[8 * b + 4 * (r & 1) + nibble / 2] |=
+          static_cast<std::uint8_t>(row.scales[block] << (4 * (nibble & 1)));
+    }
+    std::uint8_t* codes = superchunk + scale_bytes + b * format.block_bytes;
+    const std::uint8_t* code = row.codes.data() + std::size_t{block} * block_k;
+    if (!format.is_trellis()) {
+      for (std::uint32_t k = 0; k < block_k; ++k) codes[k / 4 * 64 + r * 4 + k % 4] = code[k];
+      continue;
+    }
+    for (std::uint32_t g = 0; g < block_k / format.group_weights; ++g) {
+      std::uint8_t* string = codes + g * 16 * group_bytes + (r & 1) * 8 * group_bytes + (r >> 1) * group_bytes;
+      std::uint64_t bits = 0;
+      int offset = 0;
+      for (int t = 0; t < format.group_weights; ++t) {  // a weight owns the first `step` bits of its code
+        const int step = format.steps[t & 1];
+        bits |= std::uint64_t{*code++ & ((1u << step) - 1)} << offset;
+        offset += step;
+      }
+      std::memcpy(string, &bits, group_bytes);
+    }
+  }
+}
+
+EncodeError error_of(const float* x, const float* decoded, const float* w, std::size_t n) {
+  EncodeError e;
+  for (std::size_t i = 0; i < n; ++i) {
+    const double d = static_cast<double>(x[i]) - decoded[i];
+    e.error += w[i] * d * d;
+    e.signal += w[i] * static_cast<double>(x[i]) * x[i];
+  }
+  return e;
+}
+
+// What a row decodes to; codes need no circular reading here, they are whole.
+void decode_encoded(const FormatInfo& format, const std::array<float, 16>& s4_table, const EncodedRow& row,
+                    std::uint32_t k, float* out) {
+  for (std::uint32_t i = 0; i < k; ++i) {
+    const std::uint8_t scale = row.scales[i / block_k];
+    const float block_scale = format.scale == ScaleKind::s8 ? s8_scale(scale) : s4_table[scale];
+    const int value = format.is_trellis() ? format.codebook[row.codes[i]] : row.codes[i] - 128;
+    out[i] = row.row_scale * (block_scale * static_cast<float>(value));
+  }
+}
+
+template <class Lanes>
+EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
+                                std::span<const float> importance, std::byte* panel_out, float* row_scale) {
+  const BlobLayout& layout = encoding.layout;
+  const FormatInfo& format = info(encoding.format);
+  std::memset(panel_out, 0, layout.panel_bytes);
+  std::fill_n(row_scale, panel_rows, 0.0f);
+  const std::uint32_t n_rows = std::min(panel_rows, layout.rows - panel * panel_rows);
+  const std::vector<float> w = padded_importance(importance, layout.k, layout.k_padded);
+  return with_encoder<Lanes>(encoding.format, [&]<class Block>() {
+    RowEncoder<Block> encoder(format, encoding.s4_table);
+    std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
+    EncodedRow encoded;
+    EncodeError total;
+    for (std::uint32_t r = 0; r < n_rows; ++r) {
+      load_row(x + std::size_t{r} * layout.k, layout.k, row);
+      encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
+      pack_row(format, encoded, r, reinterpret_cast<std::uint8_t*>(panel_out));
+      row_scale[r] = encoded.row_scale;
+      decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
+      const EncodeError e = error_of(row.data(), decoded.data(), w.data(), layout.k);
+      total.error += e.error;
+      total.signal += e.signal;
+    }
+    return total;
+  });
+}
+
+EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
+                               std::byte* panel_out) {
+  const std::uint32_t n_rows = std::min(panel_rows, encoding.layout.rows - panel * panel_rows);
+  EncodeError e;
+  for (std::size_t i = 0; i < std::size_t{n_rows} * encoding.layout.k; ++i) {
+    const float value = std::isfinite(x[i]) ? x[i] : 0.0f;
+    e.signal += static_cast<double>(value) * value;
+    if (encoding.format == Format::f32) {
+      std::memcpy(panel_out + i * sizeof value, &value, sizeof value);
+      continue;
+    }
+    const std::uint16_t bits = f32_to_bf16(value);
+    const double d = static_cast<double>(value) - bf16_to_f32(bits);
+    e.error += d * d;
+    std::memcpy(panel_out + i * sizeof bits, &bits, sizeof bits);
+  }
+  return e;
+}
+
+}  // namespace
+
+std::uint32_t n_sample_rows(std::uint32_t rows) {
+  return std::min(rows, max_sample_rows);
+}
+
+std::uint32_t sample_row_index(std::uint32_t rows, std::uint32_t sample) {
+  return static_cast<std::uint32_t>(std::uint64_t{sample} * rows / n_sample_rows(rows));
+}
+
+TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::span<const float> sample_rows,
+                                std::uint32_t n_rows, std::span<const float> importance) {
+  TensorEncoding encoding;
+  encoding.format = format;
+  encoding.layout = layout;
+  if (info(format).scale != ScaleKind::s4) return encoding;
+  const std::vector<float> w = padded_importance(importance, layout.k, layout.k_padded);
+  double best = 0;
+  for (const int steps_per_octave : {5, 3, 4, 6, 8, 10}) {
+    const std::array<float, 16> table = s4_grid(steps_per_octave);
+    const double error = with_encoder<Lanes8>(format, [&]<class Block>() {
+      RowEncoder<Block> encoder(info(format), table);
+      std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
+      EncodedRow encoded;
+      double sum = 0;
+      for (std::uint32_t r = 0; r < n_rows; ++r) {
+        load_row(sample_rows.data() + std::size_t{r} * layout.k, layout.k, row);
+        encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
+        decode_encoded(info(format), table, encoded, layout.k, decoded.data());
+        sum += error_of(row.data(), decoded.data(), w.data(), layout.k).error;
+      }
+      return sum;
+    });
+    if (steps_per_octave == 5 || error < best) {
+      best = error;
+      encoding.s4_table = table;
+    }
+  }
+  return encoding;
+}
+
+EncodeError encode_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
+                         std::span<const float> importance, std::byte* panel_out, float* row_scale) {
+  if (!info(encoding.format).is_packed()) return encode_plain_panel(encoding, panel, x, panel_out);
+  return encode_packed_panel<Lanes8>(encoding, panel, x, importance, panel_out, row_scale);
+}
+
+EncodeError encode_panel_one_lane(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
+                                  std::span<const float> importance, std::byte* panel_out, float* row_scale) {
+  if (!info(encoding.format).is_packed()) return encode_plain_panel(encoding, panel, x, panel_out);
+  return encode_packed_panel<Lanes1>(encoding, panel, x, importance, panel_out, row_scale);
+}
+
+EncodeError encode_tensor(Format format, const BlobLayout& layout, std::span<const float> x,
+                          std::span<const float> importance, std::span<std::byte> blob_out) {
+  std::vector<float> sample;
+  const std::uint32_t n_samples = n_sample_rows(layout.rows);
+  for (std::uint32_t i = 0; i < n_samples; ++i) {
+    const float* row = x.data() + std::size_t{sample_row_index(layout.rows, i)} * layout.k;
+    sample.insert(sample.end(), row, row + layout.k);
+  }
+  const TensorEncoding encoding = prepare_encoding(format, layout, sample, n_samples, importance);
+  const bool packed = info(format).is_packed();
+  if (packed) {
+    std::fill_n(blob_out.begin(), layout.panels_offset_bytes, std::byte{0});
+    std::memcpy(blob_out.data(), encoding.s4_table.data(), sizeof encoding.s4_table);
+  }
+  EncodeError total;
+  for (std::uint32_t panel = 0; panel < layout.n_panels; ++panel) {
+    float row_scale[panel_rows];
+    const EncodeError e =
+        encode_panel(encoding, panel, x.data() + std::size_t{panel} * panel_rows * layout.k, importance,
+                     blob_out.data() + layout.panels_offset_bytes + panel * layout.panel_bytes, row_scale);
+    if (packed)
+      std::memcpy(blob_out.data() + layout.row_scale_offset_bytes + panel * sizeof row_scale, row_scale,
+                  sizeof row_scale);
+    total.error += e.error;
+    total.signal += e.signal;
+  }
+  return total;
+}
+
+}  // namespace r1::quant

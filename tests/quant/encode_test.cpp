@@ -1,0 +1,266 @@
+// Encoders: error against the table of FORMAT.md, one answer for every order of work, bad input.
+#include "quant/encode.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "quant/decode.h"
+#include "quant/fp8.h"
+
+using namespace r1::quant;
+
+namespace {
+
+enum class Distribution { gauss, laplace, student5 };
+
+// std's engines are the same everywhere, its distributions are not: these are made from uniforms by formulas.
+std::vector<float> draw(Distribution distribution, std::size_t n, std::uint64_t seed) {
+  std::mt19937_64 engine(seed);
+  const auto uniform = [&] { return (static_cast<double>(engine() >> 11) + 0.5) * 0x1p-53; };
+  const auto normal = [&] { return std::sqrt(-2 * std::log(uniform())) * std::cos(2 * M_PI * uniform()); };
+  std::vector<float> x(n);
+  for (float& v : x) {
+    if (distribution == Distribution::gauss) {
+      v = static_cast<float>(normal());
+    } else if (distribution == Distribution::laplace) {
+      const double u = uniform() - 0.5;
+      v = static_cast<float>((u < 0 ? 1 : -1) * std::log(1 - 2 * std::fabs(u)) / std::sqrt(2.0));
+    } else {
+      double chi2 = 0;
+      for (int i = 0; i < 5; ++i) {
+        const double g = normal();
+        chi2 += g * g;
+      }
+      v = static_cast<float>(normal() / std::sqrt(chi2 / 5) / std::sqrt(5.0 / 3));
+    }
+  }
+  return x;
+}
+
+std::vector<float> lognormal(std::size_t n) {
+  std::vector<float> w = draw(Distribution::gauss, n, 77);
+  for (float& v : w) v = std::exp(v);
+  return w;
+}
+
+struct Blob {
+  BlobLayout layout;
+  std::vector<std::byte> bytes;
+  std::vector<float> decoded;
+};
+
+Blob encode(Format format, std::uint32_t rows, std::uint32_t k, const std::vector<float>& x,
+            const std::vector<float>& importance = {}) {
+  Blob blob;
+  blob.layout = blob_layout(format, rows, k).value();
+  blob.bytes.resize(blob.layout.bytes, std::byte{0xee});
+  encode_tensor(format, blob.layout, x, importance, blob.bytes);
+  blob.decoded.resize(x.size());
+  decode_rows(format, blob.layout, blob.bytes, 0, rows, blob.decoded.data());
+  return blob;
+}
+
+double relative_rms(const std::vector<float>& x, const std::vector<float>& y,
+                    const std::vector<float>& importance = {}) {
+  double error = 0, signal = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double w = importance.empty() ? 1.0 : importance[i % importance.size()], d = static_cast<double>(x[i]) - y[i];
+    error += w * d * d;
+    signal += w * static_cast<double>(x[i]) * x[i];
+  }
+  return std::sqrt(error / signal);
+}
+
+// Relative RMSE of 8 × 7168 unit-variance weights: Gauss, Laplace, t(5), and the same with importance. nl6 and w8
+// without importance only, as the format's description has no more; nl6 as its sketch measures.
+struct Expected {
+  Format format;
+  double plain[3], weighted[3];
+};
+constexpr Expected table[] = {
+    {Format::t2, {.2778, .2760, .2800}, {.2255, .2249, .2299}},
+    {Format::t2_5, {.2045, .2027, .2069}, {.1668, .1659, .1700}},
+    {Format::t3, {.1440, .1419, .1462}, {.1177, .1167, .1201}},
+    {Format::t3_5, {.1055, .1059, .1105}, {.0880, .0893, .0918}},
+    {Format::t4, {.0735, .0754, .0814}, {.0621, .0645, .0672}},
+    {Format::t4h, {.0700, .0718, .0727}, {.0586, .0606, .0628}},
+    {Format::t5, {.0371, .0396, .0397}, {.0322, .0348, .0363}},
+    {Format::nl6, {.0209, .0245, .0244}, {.0196, .0233, .0261}},
+    {Format::w8, {.0054, .0067, .0068}, {.0054, .0067, .0068}},
+};
+
+}  // namespace
+
+TEST_CASE("error is at most 2 % above the format's description") {
+  constexpr std::uint32_t rows = 8, k = 7168;
+  const std::vector<float> importance = lognormal(k);
+  for (const Expected& expected : table) {
+    CAPTURE(info(expected.format).name);
+    for (int d = 0; d < 3; ++d) {
+      CAPTURE(d);
+      const auto x = draw(static_cast<Distribution>(d), std::size_t{rows} * k, 1234 + static_cast<std::uint64_t>(d));
+      const double plain = relative_rms(x, encode(expected.format, rows, k, x).decoded);
+      CHECK(plain <= 1.02 * expected.plain[d]);
+      CHECK(plain >= 0.8 * expected.plain[d]);
+      const double weighted = relative_rms(x, encode(expected.format, rows, k, x, importance).decoded, importance);
+      CHECK(weighted <= 1.02 * expected.weighted[d]);
+      if (info(expected.format).is_trellis())
+        CHECK(weighted < relative_rms(x, encode(expected.format, rows, k, x).decoded, importance));
+    }
+  }
+}
+
+TEST_CASE("eight candidates in SIMD lanes and one at a time give the same bytes") {
+  constexpr std::uint32_t rows = 16, k = 256;
+  for (const Expected& expected : table) {
+    CAPTURE(info(expected.format).name);
+    for (const auto distribution : {Distribution::gauss, Distribution::student5}) {
+      const auto x = draw(distribution, rows * k, 5);
+      const auto importance = lognormal(k);
+      const BlobLayout layout = blob_layout(expected.format, rows, k).value();
+      const TensorEncoding encoding = prepare_encoding(expected.format, layout, x, rows, importance);
+      std::vector<std::byte> fast(layout.panel_bytes), slow(layout.panel_bytes);
+      float fast_scale[16], slow_scale[16];
+      encode_panel(encoding, 0, x.data(), importance, fast.data(), fast_scale);
+      encode_panel_one_lane(encoding, 0, x.data(), importance, slow.data(), slow_scale);
+      CHECK(fast == slow);
+      CHECK(std::memcmp(fast_scale, slow_scale, sizeof fast_scale) == 0);
+    }
+  }
+}
+
+TEST_CASE("panels encoded by many threads in any order give the same bytes") {
+  constexpr std::uint32_t rows = 120, k = 160;
+  const auto x = draw(Distribution::laplace, rows * k, 3);
+  for (const Format format : all_formats) {
+    CAPTURE(info(format).name);
+    const Blob whole = encode(format, rows, k, x);
+    const BlobLayout& layout = whole.layout;
+    std::vector<float> sample;
+    for (std::uint32_t i = 0; i < n_sample_rows(rows); ++i) {
+      const auto* row = x.data() + sample_row_index(rows, i) * k;
+      sample.insert(sample.end(), row, row + k);
+    }
+    const TensorEncoding encoding = prepare_encoding(format, layout, sample, n_sample_rows(rows), {});
+    std::vector<std::byte> panels(layout.n_panels * layout.panel_bytes);
+    std::vector<std::thread> threads;
+    for (std::uint32_t t = 0; t < 3; ++t) {
+      threads.emplace_back([&, t] {
+        for (std::uint32_t i = 0; i < layout.n_panels; ++i) {
+          const std::uint32_t panel = layout.n_panels - 1 - i;
+          float scale[16];
+          if (panel % 3 == t)
+            encode_panel(encoding, panel, x.data() + panel * 16 * k, {}, panels.data() + panel * layout.panel_bytes,
+                         scale);
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    CHECK(std::memcmp(panels.data(), whole.bytes.data() + layout.panels_offset_bytes,
+                      layout.bytes - layout.panels_offset_bytes) == 0);
+  }
+}
+
+TEST_CASE("odd shapes are padded") {
+  for (const Format format : all_formats) {
+    for (const std::uint32_t rows : {1u, 5u, 17u, 40u}) {
+      for (const std::uint32_t k : {1u, 31u, 33u, 100u, 129u, 320u}) {
+        CAPTURE(info(format).name);
+        CAPTURE(rows);
+        CAPTURE(k);
+        const auto x = draw(Distribution::gauss, std::size_t{rows} * k, 9);
+        const Blob blob = encode(format, rows, k, x);
+        CHECK(relative_rms(x, blob.decoded) < 0.35);
+        if (!info(format).is_packed()) continue;
+        for (std::uint32_t r = rows; r < blob.layout.rows_padded; ++r) {
+          float scale = 1;
+          std::memcpy(&scale, blob.bytes.data() + blob.layout.row_scale_offset_bytes + r * 4, 4);
+          CHECK(scale == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("zeros, extremes, outliers and what is not a number") {
+  constexpr std::uint32_t rows = 16, k = 128;
+  for (const Format format : all_formats) {
+    CAPTURE(info(format).name);
+    const std::vector<float> zeros(rows * k, 0.0f);
+    CHECK(encode(format, rows, k, zeros).decoded == zeros);
+
+    auto x = draw(Distribution::gauss, rows * k, 21);
+    auto huge = x, tiny = x, outlier = x, broken = x;
+    for (float& v : huge) v *= 1e30f;
+    for (float& v : tiny) v *= 1e-20f;
+    const double error = relative_rms(x, encode(format, rows, k, x).decoded);
+    CHECK(relative_rms(huge, encode(format, rows, k, huge).decoded) == doctest::Approx(error).epsilon(0.02));
+    CHECK(relative_rms(tiny, encode(format, rows, k, tiny).decoded) == doctest::Approx(error).epsilon(0.02));
+    outlier[5] = 1000;
+    CHECK(std::fabs(encode(format, rows, k, outlier).decoded[5] - 1000) < 300);
+    broken[7] = NAN;
+    broken[8] = INFINITY;
+    for (const float v : encode(format, rows, k, broken).decoded) CHECK(std::isfinite(v));
+  }
+}
+
+TEST_CASE("importance that is zero, negative or not finite is survived") {
+  constexpr std::uint32_t rows = 4, k = 64;
+  const auto x = draw(Distribution::gauss, rows * k, 2);
+  for (const float bad : {0.0f, -1.0f, NAN, INFINITY}) {
+    std::vector<float> importance(k, 1.0f);
+    importance[3] = bad;
+    const Blob blob = encode(Format::t3, rows, k, x, importance);
+    for (const float v : blob.decoded) CHECK(std::isfinite(v));
+    CHECK(encode(Format::t3, rows, k, x, std::vector<float>(k, bad)).decoded == encode(Format::t3, rows, k, x).decoded);
+  }
+}
+
+TEST_CASE("layouts refuse sizes that overflow") {
+  CHECK_FALSE(blob_layout(Format::t4, 0, 1));
+  CHECK_FALSE(blob_layout(Format::t4, 1, 0));
+  CHECK_FALSE(blob_layout(Format::t4, std::uint64_t{1} << 31, 1));
+  CHECK_FALSE(blob_layout(Format::f32, ~std::uint64_t{0}, 2));
+  CHECK_FALSE(blob_layout(Format::f32, 0x7fffffff, 0x7fffffff));
+  CHECK(blob_layout(Format::t2, 0x7fffffff, 128).has_value());
+  CHECK(blob_layout(Format::t2, 129280, 7168)->n_panels == 8080);
+}
+
+TEST_CASE("fp8, bf16 and f16 agree with arithmetic on their fields") {
+  for (int bits = 0; bits < 256; ++bits) {
+    const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    const float value = fp8_e4m3_to_f32(static_cast<std::uint8_t>(bits));
+    if (exponent == 15 && mantissa == 7) {
+      CHECK(std::isnan(value));
+      continue;
+    }
+    const double magnitude = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+    CHECK(static_cast<double>(value) == (bits & 128 ? -magnitude : magnitude));
+  }
+  for (std::uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto h = static_cast<std::uint16_t>(bits);
+    const int exponent = static_cast<int>(bits >> 10 & 31), mantissa = static_cast<int>(bits & 1023);
+    const float half = f16_to_f32(h);
+    if (exponent == 31) {
+      CHECK((mantissa != 0 ? std::isnan(half) : std::isinf(half)));
+    } else {
+      const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+      CHECK(static_cast<double>(half) == (bits >> 15 ? -magnitude : magnitude));
+      CHECK(f32_to_f16(half) == h);
+    }
+    const float brain = bf16_to_f32(h);
+    if (!std::isnan(brain)) CHECK(f32_to_bf16(brain) == h);
+  }
+  // Halfway cases go to the even neighbour.
+  CHECK(f32_to_f16(1.0f + 0x1p-11f) == 0x3c00);
+  CHECK(f32_to_f16(1.0f + 3 * 0x1p-11f) == 0x3c02);
+  CHECK(f32_to_bf16(1.0f + 0x1p-8f) == 0x3f80);
+  CHECK(f32_to_bf16(1.0f + 3 * 0x1p-8f) == 0x3f82);
+  CHECK(f32_to_f16(70000.0f) == 0x7c00);
+  CHECK(f32_to_f16(1e-10f) == 0);
+}
