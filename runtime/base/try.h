@@ -8,14 +8,14 @@
 
 // R1_TRY(auto x, f()): evaluates f(), returns its error from the enclosing function or declares x with its value.
 #define R1_TRY(declaration, expression) R1_TRY_INNER(R1_CONCAT(r1_try_, __LINE__), declaration, expression)
-#define R1_TRY_INNER(result, declaration, expression)      \
-  auto result = (expression);                              \
+#define R1_TRY_INNER(result, declaration, expression)              \
+  auto result = (expression);                                      \
   if (!result.ok()) return ::r1::Error(std::move(result).error()); \
   declaration = std::move(result).value()
 
 // R1_CHECK(f()): the same for a Result<void>.
-#define R1_CHECK(expression)                                                          \
-  do {                                                                                \
-    auto r1_check_result = (expression);                                              \
+#define R1_CHECK(expression)                                                           \
+  do {                                                                                 \
+    auto r1_check_result = (expression);                                               \
     if (!r1_check_result.ok()) return ::r1::Error(std::move(r1_check_result).error()); \
   } while (false)
