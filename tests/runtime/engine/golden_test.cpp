@@ -1,0 +1,225 @@
+// The whole forward pass against the reference implementation's outputs (tests/golden, "Golden models" README).
+#include <doctest/doctest.h>
+#include <r1/session.h>
+#include <r1/trace.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model_dirs.h"
+#include "runtime/io/safetensors.h"
+
+using namespace r1;
+
+namespace {
+
+const char* const model_names[] = {"deepseek-v3-fp8", "deepseek-v3-bf16", "qwen2", "qwen3", "llama"};
+const char* const sequences[] = {"one", "short", "long", "far", "veryfar", "gap"};
+
+// max |Δ| allowed, as a share of the reference's standard deviation.
+constexpr double tolerance = 2e-3;
+
+class Golden {
+ public:
+  explicit Golden(const std::string& model) {
+    auto file = rt::SafetensorsFile::open(std::string(R1_FIXTURES) + "/models/" + model + "/golden.safetensors");
+    REQUIRE(file.ok());
+    file_ = std::move(*file);
+  }
+  [[nodiscard]] bool has(const std::string& name) const { return file_.find(name) != nullptr; }
+  template <class T>
+  [[nodiscard]] std::vector<T> get(const std::string& name) const {
+    const rt::SafetensorsEntry* entry = file_.find(name);
+    REQUIRE_MESSAGE(entry != nullptr, name);
+    const auto bytes = file_.data(*entry);
+    std::vector<T> values(bytes.size() / sizeof(T));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  }
+
+ private:
+  rt::SafetensorsFile file_;
+};
+
+double deviation(std::span<const float> x) {
+  double sum = 0, squares = 0;
+  for (const float v : x) sum += v, squares += static_cast<double>(v) * v;
+  const double n = static_cast<double>(x.size()), mean = sum / n;
+  return std::sqrt(std::max(0.0, squares / n - mean * mean));
+}
+
+// max |got − expected| / σ(expected); infinite if a value is not finite.
+double distance(std::span<const float> got, std::span<const float> expected) {
+  REQUIRE(got.size() == expected.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double d = std::abs(static_cast<double>(got[i]) - expected[i]);
+    worst = std::isfinite(d) ? std::max(worst, d) : INFINITY;
+  }
+  return worst / deviation(expected);
+}
+
+std::span<const float> last(const std::vector<float>& values, std::size_t n) {
+  REQUIRE(values.size() >= n);
+  return std::span(values).last(n);
+}
+
+TraceOptions at_positions(const Golden& golden, const std::string& sequence) {
+  const auto positions = golden.get<std::int32_t>(sequence + ".positions");
+  TraceOptions options;
+  options.positions.assign(positions.begin(), positions.end());
+  return options;
+}
+
+Trace run(const std::shared_ptr<const Model>& model, const std::vector<Token>& ids, const TraceOptions& options) {
+  auto result = trace(model, ids, options);
+  REQUIRE_MESSAGE(result.ok(), (result.ok() ? "" : result.error().text()));
+  return std::move(*result);
+}
+
+// [n_stages, n] arrays, each stage relative to its own σ.
+double worst_stage(const std::vector<float>& got, const std::vector<float>& expected, std::size_t n_stages) {
+  REQUIRE(got.size() == expected.size());
+  const std::size_t n = expected.size() / n_stages;
+  double worst = 0;
+  for (std::size_t stage = 0; stage < n_stages; ++stage) {
+    worst = std::max(worst, distance(std::span(got).subspan(stage * n, n), std::span(expected).subspan(stage * n, n)));
+  }
+  return worst;
+}
+
+std::vector<Token> greedy(Session& session, const std::vector<Token>& prompt, std::size_t n) {
+  std::vector<Token> tokens;
+  std::vector<Token> next = prompt;
+  while (tokens.size() < n) {
+    const auto appended = session.append(next);
+    REQUIRE_MESSAGE(appended.ok(), (appended.ok() ? "" : appended.error().text()));
+    const auto logits = session.logits();
+    next = {static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
+    tokens.push_back(next[0]);
+  }
+  return tokens;
+}
+
+}  // namespace
+
+TEST_CASE("exact weights give the reference's logits, states, attention and experts") {
+  for (const std::string name : model_names) {
+    CAPTURE(name);
+    const Golden golden(name);
+    const auto model = test::exact_model(name);
+    for (const std::string sequence : sequences) {
+      CAPTURE(sequence);
+      const auto ids = golden.get<Token>(sequence + ".ids");
+      const Trace t = run(model, ids, at_positions(golden, sequence));
+      const auto logits = golden.get<float>(sequence + ".logits");
+      const double off = distance(last(t.logits, logits.size()), logits);
+      CHECK(off <= tolerance);
+      if (golden.has(sequence + ".router_ids")) {
+        CHECK(t.router_ids == golden.get<std::int32_t>(sequence + ".router_ids"));
+        const auto weights = golden.get<float>(sequence + ".router_weights");
+        REQUIRE(weights.size() == t.router_weights.size());
+        for (std::size_t i = 0; i < weights.size(); ++i) REQUIRE(std::abs(weights[i] - t.router_weights[i]) <= 1e-4f);
+      }
+    }
+
+    const Trace t = run(model, golden.get<Token>("short.ids"), {});
+    CHECK(worst_stage(t.hidden, golden.get<float>("short.hidden"), t.n_layers + 1) <= tolerance);
+    CHECK(worst_stage(t.attn_out, golden.get<float>("short.attn_out"), t.n_layers) <= tolerance);
+    CHECK(distance(t.final_norm, golden.get<float>("short.final_norm")) <= tolerance);
+    const bool has_mtp = golden.has("short.mtp_logits");
+    CHECK(has_mtp == !t.mtp_logits.empty());
+    if (has_mtp) {
+      CHECK(distance(t.mtp_logits, golden.get<float>("short.mtp_logits_postnorm")) <= tolerance);
+      CHECK(distance(t.mtp_logits_prenorm, golden.get<float>("short.mtp_logits")) <= tolerance);
+    }
+  }
+}
+
+TEST_CASE("one batch, odd batches and single tokens agree; any number of threads gives the same bits") {
+  for (const std::string name : model_names) {
+    CAPTURE(name);
+    const Golden golden(name);
+    const auto model = test::exact_model(name);
+    for (const std::string sequence : {"long", "gap"}) {  // long: more than one split of the cache
+      CAPTURE(sequence);
+      const auto ids = golden.get<Token>(sequence + ".ids");
+      TraceOptions options = at_positions(golden, sequence);
+      options.n_threads = 1;
+      const Trace whole = run(model, ids, options);
+      for (const std::uint32_t size : {1u, 7u, 33u}) {
+        options.batches.clear();
+        for (std::uint32_t left = whole.n_tokens; left > 0; left -= options.batches.back()) {
+          options.batches.push_back(std::min(left, size + static_cast<std::uint32_t>(options.batches.size() % 2)));
+        }
+        Trace one_thread;
+        for (int n_threads = 1; n_threads <= 4; ++n_threads) {
+          options.n_threads = n_threads;
+          Trace t = run(model, ids, options);
+          if (n_threads == 1) {
+            CHECK(distance(t.logits, whole.logits) <= tolerance);
+            CHECK(t.router_ids == whole.router_ids);
+            one_thread = std::move(t);
+            continue;
+          }
+          CHECK(t.logits == one_thread.logits);
+          CHECK(t.hidden == one_thread.hidden);
+          CHECK(t.router_weights == one_thread.router_weights);
+          CHECK(t.mtp_logits == one_thread.mtp_logits);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("greedy continuations are the reference's, with every KV cache type") {
+  for (const std::string name : model_names) {
+    CAPTURE(name);
+    const Golden golden(name);
+    const auto model = test::exact_model(name);
+    const auto prompt = golden.get<Token>("greedy.prompt"), continuation = golden.get<Token>("greedy.continuation");
+    for (const auto type : {KvCacheType::f32, KvCacheType::f16}) {
+      for (const std::uint32_t batch : {1u, 6u, 64u}) {
+        auto session = Session::create(model, {.context_tokens = 64, .batch_tokens = batch, .kv_type = type});
+        REQUIRE(session.ok());
+        CHECK(greedy(*session, prompt, continuation.size()) == continuation);
+      }
+    }
+  }
+}
+
+TEST_CASE("a KV cache of 16 bits stays close to one of 32") {
+  struct Type {
+    KvCacheType type;
+    std::string label;
+    double bound;
+  };
+  for (const std::string name : model_names) {
+    const Golden golden(name);
+    const auto model = test::exact_model(name);
+    for (const Type& kv : {Type{KvCacheType::f16, "f16", 2e-3}, Type{KvCacheType::bf16, "bf16", 0.3}}) {
+      double worst = 0, worst_rms = 0;
+      for (const std::string sequence : sequences) {
+        TraceOptions options = at_positions(golden, sequence);
+        options.kv_type = kv.type;
+        const auto expected = golden.get<float>(sequence + ".logits");
+        const Trace t = run(model, golden.get<Token>(sequence + ".ids"), options);
+        const auto got = last(t.logits, expected.size());
+        worst = std::max(worst, distance(got, expected));
+        // The bound is on the mean: where two experts are all but equal, a rounding of the cache may swap them.
+        double squares = 0;
+        for (std::size_t i = 0; i < expected.size(); ++i)
+          squares += std::pow(static_cast<double>(got[i]) - expected[i], 2);
+        worst_rms =
+            std::max(worst_rms, std::sqrt(squares / static_cast<double>(expected.size())) / deviation(expected));
+      }
+      MESSAGE(name, " with a cache of ", kv.label, ": logits off by ", worst_rms, " σ (RMS), ", worst, " σ at most");
+      CHECK(worst_rms > 0);
+      CHECK(worst_rms <= kv.bound);
+    }
+  }
+}
