@@ -1,0 +1,137 @@
+// What a forward pass can do that no public call shows yet: several sequences in one batch, an expert that cannot be
+// read.
+#include <doctest/doctest.h>
+#include <r1/session.h>
+
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "model_dirs.h"
+#include "runtime/model/forward.h"
+#include "runtime/model/model_impl.h"
+
+using namespace r1;
+
+namespace {
+
+constexpr std::uint32_t max_tokens = 40, context_tokens = 600;
+
+// A team with its scratch, and any number of caches.
+struct Runner {
+  explicit Runner(std::shared_ptr<const Model> opened, int n_threads)
+      : model(std::move(opened)),
+        m(model->impl()),
+        team({.n_threads = n_threads, .pin = false}),
+        scratch(m.file->config(), max_tokens, max_tokens, context_tokens, team.size()) {}
+
+  rt::KvCache cache() const { return {rt::kv_shape(m.file->config(), simd::KvType::f16, false), context_tokens}; }
+
+  Result<void> run(const std::vector<rt::TokenSlot>& slots, rt::ExpertStore* store = nullptr) {
+    rt::Pass pass{m.file->config(), m.rope, *m.kernels, m.weights, store != nullptr ? *store : *m.experts, scratch};
+    for (const rt::TokenSlot& slot : slots) {
+      REQUIRE(slot.kv->grow(slot.row + 1).ok());
+      scratch.grow_split_parts(slot.row + 1);
+    }
+    pass.slots = slots;
+    pass.n_logit_tokens = pass.n_tokens();
+    return rt::run_forward(team, pass);
+  }
+  std::vector<float> logits(std::uint32_t row) const {
+    const std::size_t vocab = m.file->config().vocab_size;
+    return {scratch.logits.at(row * vocab), scratch.logits.at(row * vocab) + vocab};
+  }
+
+  std::shared_ptr<const Model> model;
+  const Model::Impl& m;
+  numa::ThreadTeam team;
+  rt::Scratch scratch;
+};
+
+Token token_at(std::uint32_t sequence, std::uint32_t i) {
+  return static_cast<Token>((sequence * 97 + i * 31 + i * i) % 400);
+}
+
+rt::TokenSlot slot_at(std::uint32_t sequence, std::uint32_t i, rt::KvCache& kv) {
+  return {token_at(sequence, i), i, i, &kv};
+}
+
+class BrokenStore final : public rt::ExpertStore {
+ public:
+  BrokenStore(rt::ExpertStore& whole, std::uint32_t layer) : whole_(whole), layer_(layer) {}
+  void request(std::uint32_t layer, std::span<const std::uint32_t> experts) override { whole_.request(layer, experts); }
+  const rt::Mlp* wait(std::uint32_t layer, std::uint32_t expert) override {
+    return layer == layer_ && expert % 2 == 1 ? nullptr : whole_.wait(layer, expert);
+  }
+  void release(std::uint32_t layer) override { whole_.release(layer); }
+  Error error() const override { return {ErrorCode::io, "the disk is gone", "experts-002.safetensors"}; }
+
+ private:
+  rt::ExpertStore& whole_;
+  std::uint32_t layer_;
+};
+
+}  // namespace
+
+TEST_CASE("sequences that share a batch get what they get alone") {
+  for (const std::string name : {"deepseek-v3-fp8", "qwen3"}) {
+    CAPTURE(name);
+    Runner alone(test::exact_model(name), 1), shared(test::exact_model(name), 3);
+    const std::uint32_t lengths[] = {3, 300, 17};  // the second is longer than a split of the cache
+    std::vector<std::vector<float>> expected;
+    for (std::uint32_t s = 0; s < 3; ++s) {
+      rt::KvCache kv = alone.cache();
+      for (std::uint32_t i = 0; i <= lengths[s]; ++i) REQUIRE(alone.run({slot_at(s, i, kv)}).ok());
+      expected.push_back(alone.logits(0));
+    }
+    std::vector<rt::KvCache> caches;
+    for (std::uint32_t s = 0; s < 3; ++s) caches.push_back(shared.cache());
+    for (std::uint32_t s = 0; s < 3; ++s) {
+      for (std::uint32_t i = 0; i < lengths[s]; ++i) REQUIRE(shared.run({slot_at(s, i, caches[s])}).ok());
+    }
+    std::vector<rt::TokenSlot> slots;
+    for (std::uint32_t s = 0; s < 3; ++s) slots.push_back(slot_at(s, lengths[s], caches[s]));
+    REQUIRE(shared.run(slots).ok());
+    for (std::uint32_t s = 0; s < 3; ++s) CHECK(shared.logits(s) == expected[s]);
+  }
+}
+
+TEST_CASE("an expert that cannot be read ends the pass with its error, on every member") {
+  const auto model = test::exact_model("deepseek-v3-fp8");
+  for (int n_threads = 1; n_threads <= 4; ++n_threads) {
+    Runner runner(model, n_threads);
+    BrokenStore store(*runner.m.experts, 2);
+    for (const std::uint32_t n : {1u, 9u, 40u}) {
+      rt::KvCache kv = runner.cache();
+      std::vector<rt::TokenSlot> slots;
+      for (std::uint32_t i = 0; i < n; ++i) slots.push_back(slot_at(0, i, kv));
+      const auto result = runner.run(slots, &store);
+      if (n == 1 && result.ok()) continue;  // its four experts may all be even
+      REQUIRE(!result.ok());
+      CHECK(result.error().text() == "experts-002.safetensors: the disk is gone");
+    }
+    rt::KvCache kv = runner.cache();
+    CHECK(runner.run({slot_at(0, 0, kv)}).ok());  // the store was at fault, nothing else
+  }
+}
+
+TEST_CASE("sessions of one model run side by side") {
+  const auto model = test::exact_model("deepseek-v3-bf16");
+  const auto generate = [&](std::vector<float>* logits) {
+    auto session = Session::create(model, {.context_tokens = 128, .batch_tokens = 16, .n_threads = 2});
+    if (!session.ok()) return;
+    for (std::uint32_t i = 0; i < 60; i += 12) {
+      std::vector<Token> tokens;
+      for (std::uint32_t j = i; j < i + 12; ++j) tokens.push_back(token_at(1, j));
+      if (!session->append(tokens).ok()) return;
+    }
+    logits->assign(session->logits().begin(), session->logits().end());
+  };
+  std::vector<float> expected, results[3];
+  generate(&expected);
+  REQUIRE(!expected.empty());
+  std::vector<std::thread> threads;
+  for (auto& result : results) threads.emplace_back([&] { generate(&result); });
+  for (auto& thread : threads) thread.join();
+  for (const auto& result : results) CHECK(result == expected);
+}
