@@ -1,1 +1,90 @@
 #include "numa/thread_team.h"
+
+#include <immintrin.h>
+#include <omp.h>
+#include <sched.h>
+
+#include "numa/cores.h"
+
+namespace r1::numa {
+namespace {
+
+// A barrier is usually met within microseconds; about 50 µs of pauses cost less than two futex calls. Where threads
+// outnumber cores, spinning would keep the awaited thread from running.
+constexpr int spins_before_sleep = 2000;
+
+std::atomic<std::uint64_t> next_team_id = 1;
+thread_local std::uint64_t pinned_for_team = 0;
+
+}  // namespace
+
+struct ThreadTeam::State {
+  int n_threads = 1;
+  int spins = 0;
+  std::uint64_t id = 0;
+  std::vector<cpu_set_t> cores;  // of each member; empty: not pinned
+
+  alignas(64) std::atomic<int> arrived = 0;
+  alignas(64) std::atomic<std::uint32_t> generation = 0;
+  int count = 1;  // members of the running region
+};
+
+ThreadTeam::ThreadTeam(const TeamOptions& options) : state_(std::make_unique<State>()) {
+  const std::vector<cpu_set_t> cores = usable_cores();
+  const int n_cores = static_cast<int>(cores.size());
+  state_->n_threads = options.n_threads > 0 ? options.n_threads : n_cores;
+  state_->spins = state_->n_threads <= n_cores ? spins_before_sleep : 0;
+  state_->id = next_team_id++;
+  // A single thread stays where the system puts it: several one-thread teams would else share the first core.
+  if (options.pin && state_->n_threads > 1 && state_->n_threads <= n_cores) state_->cores = cores;
+}
+
+ThreadTeam::~ThreadTeam() = default;
+
+int ThreadTeam::size() const {
+  return state_->n_threads;
+}
+
+void ThreadTeam::run_erased(void (*call)(void*, const Member&), void* context) {
+  State& state = *state_;
+  // The caller is the program's own thread: it gets its affinity back. The others belong to OpenMP's pool and keep
+  // theirs until another team pins them elsewhere.
+  cpu_set_t before;
+  const bool pin = !state.cores.empty();
+  const bool restore = pin && ::sched_getaffinity(0, sizeof before, &before) == 0;
+#pragma omp parallel num_threads(state.n_threads)
+  {
+    const int index = omp_get_thread_num();
+    if (pin && (index == 0 || pinned_for_team != state.id)) {
+      ::sched_setaffinity(0, sizeof(cpu_set_t), &state.cores[static_cast<std::size_t>(index)]);
+      if (index != 0) pinned_for_team = state.id;
+    }
+#pragma omp single
+    state.count = omp_get_num_threads();  // fewer than asked for inside another parallel region
+    call(context, Member(*this, index, state.count));
+  }
+  if (restore) ::sched_setaffinity(0, sizeof before, &before);
+}
+
+void ThreadTeam::arrive_and_wait(int) {
+  State& state = *state_;
+  const std::uint32_t generation = state.generation.load(std::memory_order_acquire);
+  if (state.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == state.count) {
+    state.arrived.store(0, std::memory_order_relaxed);
+    state.generation.store(generation + 1, std::memory_order_release);
+    state.generation.notify_all();
+    return;
+  }
+  for (int i = 0; i < state.spins; ++i) {
+    if (state.generation.load(std::memory_order_acquire) != generation) return;
+    _mm_pause();
+  }
+  while (state.generation.load(std::memory_order_acquire) == generation)
+    state.generation.wait(generation, std::memory_order_acquire);
+}
+
+void Member::barrier() const {
+  if (count_ > 1) team_->arrive_and_wait(index_);
+}
+
+}  // namespace r1::numa

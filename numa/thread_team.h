@@ -50,7 +50,9 @@ class ThreadTeam {
   // run at a time per team (callers serialise). fn must not throw.
   template <class Fn>
   void run(Fn&& fn) {
-    auto call = [](void* context, const Member& member) { (*static_cast<std::remove_reference_t<Fn>*>(context))(member); };
+    auto call = [](void* context, const Member& member) {
+      (*static_cast<std::remove_reference_t<Fn>*>(context))(member);
+    };
     run_erased(call, &fn);
   }
 

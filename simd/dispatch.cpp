@@ -1,1 +1,123 @@
+// Which instruction sets this machine runs, and which table is used.
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include <array>
+#include <mutex>
+
+#include "simd/avx2/gemv.h"
+#include "simd/avx512_vnni/gemv.h"
+#include "simd/generic/attention_kernels.h"
+#include "simd/generic/float_kernels.h"
 #include "simd/kernels.h"
+#include "simd/scalar/gemv.h"
+
+namespace r1::simd {
+namespace {
+
+struct Feature {
+  const char* name;
+  bool present;
+};
+
+// What an instruction set needs beyond the baseline, in the kernel's names. GCC's test covers the system's support for
+// the registers (XGETBV) too.
+std::array<Feature, 6> needed(Isa isa) {
+  std::array<Feature, 6> features{};
+  __builtin_cpu_init();
+  switch (isa) {
+    case Isa::avx512_vnni:
+      features = {{{"avx512f", __builtin_cpu_supports("avx512f") != 0},
+                   {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
+                   {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
+                   {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},
+                   {"avx512_vbmi", __builtin_cpu_supports("avx512vbmi") != 0},
+                   {"avx512_vnni", __builtin_cpu_supports("avx512vnni") != 0}}};
+      break;
+    default:
+      break;
+  }
+  return features;
+}
+
+// "" if the machine runs it.
+std::string lacking(Isa isa) {
+  for (const Feature& feature : needed(isa)) {
+    if (feature.name != nullptr && !feature.present) return std::string("CPU lacks ") + feature.name;
+  }
+  return {};
+}
+
+constexpr std::array built = {Isa::avx512_vnni, Isa::avx2, Isa::scalar};  // best first
+
+Kernels make_table(Isa isa) {
+  Kernels table;
+  table.isa = isa;
+  use_float_kernels(table);
+  use_attention_kernels(table);
+  if (isa == Isa::scalar) {
+    use_scalar_gemv(table.gemv);
+    table.quantize_row = quantize_row_scalar;
+    return table;
+  }
+  use_avx2_gemv(table.gemv);
+  table.quantize_row = quantize_row_avx2;
+  if (isa == Isa::avx512_vnni) use_avx512_vnni_gemv(table.gemv);
+  return table;
+}
+
+std::string known_names() {
+  std::string names;
+  for (const Isa isa : built) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+  return names;
+}
+
+}  // namespace
+
+const Kernels* kernels_for(Isa isa) {
+  static std::once_flag once[n_isas];
+  static Kernels tables[n_isas];
+  bool is_built = false;
+  for (const Isa b : built) is_built = is_built || b == isa;
+  if (!is_built || !lacking(isa).empty()) return nullptr;
+  const auto i = static_cast<std::size_t>(isa);
+  std::call_once(once[i], [&] { tables[i] = make_table(isa); });
+  return &tables[i];
+}
+
+const Kernels* choose_kernels(std::string_view override_name, std::string* why) {
+  if (override_name.empty()) {
+    for (const Isa isa : built) {
+      if (const Kernels* kernels = kernels_for(isa)) return kernels;
+    }
+  }
+  for (const Isa isa : built) {
+    if (override_name != isa_name(isa)) continue;
+    if (const Kernels* kernels = kernels_for(isa)) return kernels;
+    if (why != nullptr) *why = "instruction set " + std::string(override_name) + ": " + lacking(isa);
+    return nullptr;
+  }
+  if (why != nullptr)
+    *why = "instruction set " + std::string(override_name) + " is unknown; there are " + known_names();
+  return nullptr;
+}
+
+std::vector<IsaReport> isa_report(std::string_view override_name) {
+  const Kernels* used = choose_kernels(override_name, nullptr);
+  std::vector<IsaReport> report;
+  bool found = false;
+  for (const Isa isa : built) {
+    IsaReport line{isa, kernels_for(isa) != nullptr, lacking(isa)};
+    if (used != nullptr && used->isa == isa) {
+      line.reason = "used";
+      found = true;
+    } else if (line.available) {
+      line.reason =
+          found || used == nullptr ? "supported" : "supported, but " + std::string(override_name) + " was asked for";
+    }
+    report.push_back(std::move(line));
+  }
+  return report;
+}
+
+}  // namespace r1::simd

@@ -1,0 +1,86 @@
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "simd/kernels.h"
+
+namespace r1::simd {
+namespace {
+
+constexpr std::size_t alignment = 64;
+
+std::size_t round_up(std::size_t n, std::size_t to) {
+  return (n + to - 1) / to * to;
+}
+
+// Where the arrays of a batch lie, for its largest size.
+struct Layout {
+  std::size_t q, q_step2, q_step4, scale, block_sum, end;
+
+  Layout(std::size_t n_tokens, std::size_t k_padded) {
+    const std::size_t n = n_tokens * k_padded;
+    q = round_up(n * sizeof(float), alignment);
+    q_step2 = q + round_up(n, alignment);
+    q_step4 = q_step2 + round_up(n, alignment);
+    scale = q_step4 + round_up(n, alignment);
+    block_sum = scale + round_up(n / quant::superchunk_k * sizeof(float), alignment);
+    end = block_sum + round_up(n / quant::block_k * sizeof(std::int32_t), alignment);
+  }
+};
+
+std::size_t padded(std::uint32_t k) {
+  return round_up(k, quant::superchunk_k);
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  constexpr const char* names[n_isas] = {"scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni"};
+  return names[static_cast<int>(isa)];
+}
+
+std::size_t kv_element_bytes(KvType type) {
+  return type == KvType::f32 ? 4 : 2;
+}
+
+std::size_t ActivationBuffer::bytes(std::uint32_t max_tokens, std::uint32_t max_k) {
+  return Layout(max_tokens, padded(max_k)).end;
+}
+
+ActivationBuffer::ActivationBuffer(std::uint32_t max_tokens, std::uint32_t max_k)
+    : max_tokens_(max_tokens), max_k_(max_k) {
+  const std::size_t n = bytes(max_tokens, max_k);
+  storage_ = static_cast<std::byte*>(std::aligned_alloc(alignment, n));
+  if (storage_ != nullptr) std::memset(storage_, 0, n);
+}
+
+ActivationBuffer::~ActivationBuffer() {
+  std::free(storage_);
+}
+
+ActivationBuffer::ActivationBuffer(ActivationBuffer&& other) noexcept
+    : storage_(std::exchange(other.storage_, nullptr)), max_tokens_(other.max_tokens_), max_k_(other.max_k_) {}
+
+ActivationBuffer& ActivationBuffer::operator=(ActivationBuffer&& other) noexcept {
+  std::swap(storage_, other.storage_);
+  std::swap(max_tokens_, other.max_tokens_);
+  std::swap(max_k_, other.max_k_);
+  return *this;
+}
+
+Activations ActivationBuffer::view(std::uint32_t n_tokens, std::uint32_t k) const {
+  const Layout at(n_tokens, padded(k));
+  Activations view;
+  view.n_tokens = n_tokens;
+  view.k = k;
+  view.k_padded = static_cast<std::uint32_t>(padded(k));
+  view.x = reinterpret_cast<const float*>(storage_);
+  view.q = reinterpret_cast<const std::int8_t*>(storage_ + at.q);
+  view.q_step2 = reinterpret_cast<const std::int8_t*>(storage_ + at.q_step2);
+  view.q_step4 = reinterpret_cast<const std::int8_t*>(storage_ + at.q_step4);
+  view.scale = reinterpret_cast<const float*>(storage_ + at.scale);
+  view.block_sum = reinterpret_cast<const std::int32_t*>(storage_ + at.block_sum);
+  return view;
+}
+
+}  // namespace r1::simd

@@ -1,0 +1,190 @@
+// qk and pv over f32, f16 and bf16 rows, for the baseline (AVX2, FMA, F16C). A row of MLA's cache serves every head, so
+// a piece of it is loaded and widened once for four heads. Each result has its own accumulator and order: grouping
+// changes no bit.
+#include "simd/generic/attention_kernels.h"
+
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "quant/fp8.h"
+
+namespace r1::simd {
+namespace {
+
+struct F32 {
+  using Element = float;
+  static __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
+  static float load(const float* p) { return *p; }
+};
+
+struct F16 {
+  using Element = std::uint16_t;
+  static __m256 load8(const std::uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static float load(const std::uint16_t* p) { return quant::f16_to_f32(*p); }
+};
+
+struct Bf16 {
+  using Element = std::uint16_t;
+  static __m256 load8(const std::uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  static float load(const std::uint16_t* p) { return quant::bf16_to_f32(*p); }
+};
+
+float sum_lanes(__m256 v) {
+  const __m128 quad = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 pair = _mm_add_ps(quad, _mm_movehl_ps(quad, quad));
+  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+}
+
+template <class Row, int NH, int NKV>
+void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* kv, std::size_t ld_kv, std::uint32_t d,
+             float* scores, std::size_t lds) {
+  __m256 acc[NH][NKV];
+  for (auto& heads : acc) {
+    for (auto& a : heads) a = _mm256_setzero_ps();
+  }
+  std::uint32_t i = 0;
+  for (; i + 8 <= d; i += 8) {
+    __m256 row[NKV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NKV; ++j) row[j] = Row::load8(kv + static_cast<std::size_t>(j) * ld_kv + i);
+#pragma GCC unroll 4
+    for (int h = 0; h < NH; ++h) {
+      const __m256 query = _mm256_loadu_ps(q + static_cast<std::size_t>(h) * ldq + i);
+#pragma GCC unroll 2
+      for (int j = 0; j < NKV; ++j) acc[h][j] = _mm256_fmadd_ps(query, row[j], acc[h][j]);
+    }
+  }
+  for (int h = 0; h < NH; ++h) {
+    for (int j = 0; j < NKV; ++j) {
+      float sum = sum_lanes(acc[h][j]);
+      for (std::uint32_t k = i; k < d; ++k) {
+        sum = std::fma(q[static_cast<std::size_t>(h) * ldq + k],
+                       Row::load(kv + static_cast<std::size_t>(j) * ld_kv + k), sum);
+      }
+      scores[static_cast<std::size_t>(h) * lds + static_cast<std::size_t>(j)] = sum;
+    }
+  }
+}
+
+template <class Row>
+void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
+  const auto* kv = static_cast<const typename Row::Element*>(rows);
+  std::uint32_t h = 0;
+  const auto heads = [&]<int NH>() {
+    std::uint32_t j = 0;
+    for (; j + 2 <= n_kv; j += 2)
+      qk_tile<Row, NH, 2>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
+    if (j < n_kv) qk_tile<Row, NH, 1>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
+    h += NH;
+  };
+  while (h + 4 <= n_heads) heads.template operator()<4>();
+  while (h < n_heads) heads.template operator()<1>();
+}
+
+// out[h, i … i + 8·NV) for NH heads over all rows.
+template <class Row, int NH, int NV>
+void pv_tile(const float* p, std::size_t ldp, const typename Row::Element* kv, std::size_t ld_kv, std::uint32_t n_kv,
+             float* out, std::size_t ldo) {
+  __m256 acc[NH][NV];
+  for (int h = 0; h < NH; ++h) {
+    for (int v = 0; v < NV; ++v)
+      acc[h][v] = _mm256_loadu_ps(out + static_cast<std::size_t>(h) * ldo + 8 * static_cast<std::size_t>(v));
+  }
+  for (std::uint32_t j = 0; j < n_kv; ++j) {
+    __m256 row[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) row[v] = Row::load8(kv + j * ld_kv + 8 * static_cast<std::size_t>(v));
+#pragma GCC unroll 4
+    for (int h = 0; h < NH; ++h) {
+      const __m256 weight = _mm256_broadcast_ss(p + static_cast<std::size_t>(h) * ldp + j);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) acc[h][v] = _mm256_fmadd_ps(weight, row[v], acc[h][v]);
+    }
+  }
+  for (int h = 0; h < NH; ++h) {
+    for (int v = 0; v < NV; ++v)
+      _mm256_storeu_ps(out + static_cast<std::size_t>(h) * ldo + 8 * static_cast<std::size_t>(v), acc[h][v]);
+  }
+}
+
+template <class Row>
+void pv_rows(const float* p, std::size_t ldp, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
+  const auto* kv = static_cast<const typename Row::Element*>(rows);
+  std::uint32_t h = 0;
+  const auto heads = [&]<int NH>() {
+    std::uint32_t i = 0;
+    for (; i + 16 <= d; i += 16) pv_tile<Row, NH, 2>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
+    for (; i + 8 <= d; i += 8) pv_tile<Row, NH, 1>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
+    for (; i < d; ++i) {
+      for (std::uint32_t one = h; one < h + NH; ++one) {
+        float sum = out[one * ldo + i];
+        for (std::uint32_t j = 0; j < n_kv; ++j) sum = std::fma(p[one * ldp + j], Row::load(kv + j * ld_kv + i), sum);
+        out[one * ldo + i] = sum;
+      }
+    }
+    h += NH;
+  };
+  while (h + 4 <= n_heads) heads.template operator()<4>();
+  while (h < n_heads) heads.template operator()<1>();
+}
+
+void qk(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
+        std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
+  switch (type) {
+    case KvType::f32:
+      return qk_rows<F32>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+    case KvType::f16:
+      return qk_rows<F16>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+    case KvType::bf16:
+      return qk_rows<Bf16>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+  }
+}
+
+void pv(KvType type, const float* p, std::size_t ldp, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
+        std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
+  switch (type) {
+    case KvType::f32:
+      return pv_rows<F32>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+    case KvType::f16:
+      return pv_rows<F16>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+    case KvType::bf16:
+      return pv_rows<Bf16>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+  }
+}
+
+void store_kv(KvType type, const float* x, std::size_t n, void* out) {
+  if (type == KvType::f32) {
+    std::memcpy(out, x, n * sizeof(float));
+    return;
+  }
+  auto* halves = static_cast<std::uint16_t*>(out);
+  std::size_t i = 0;
+  if (type == KvType::f16) {
+    for (; i + 8 <= n; i += 8) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(halves + i),
+                       _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    }
+    for (; i < n; ++i) halves[i] = quant::f32_to_f16(x[i]);
+    return;
+  }
+  for (; i < n; ++i) halves[i] = quant::f32_to_bf16(x[i]);
+}
+
+}  // namespace
+
+void use_attention_kernels(Kernels& kernels) {
+  kernels.qk = qk;
+  kernels.pv = pv;
+  kernels.store_kv = store_kv;
+}
+
+}  // namespace r1::simd

@@ -1,0 +1,10 @@
+// Internal to simd/: products of queries and probabilities with rows of a KV cache.
+#pragma once
+
+#include "simd/kernels.h"
+
+namespace r1::simd {
+
+void use_attention_kernels(Kernels& kernels);
+
+}  // namespace r1::simd

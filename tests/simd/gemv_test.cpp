@@ -1,0 +1,249 @@
+// Matrix kernels of every instruction set against the scalar decoder in double precision, and against each other bit
+// for bit.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "machine_isas.h"
+#include "quant/decode.h"
+#include "quant/encode.h"
+#include "quant/fp8.h"
+#include "simd/kernels.h"
+
+using namespace r1;
+using namespace r1::simd;
+using quant::Format;
+
+namespace {
+
+// A matrix of random bits: every bit string decodes. Its last byte is the last of its memory, so that a sanitizer sees
+// a kernel read past it. `extreme` sets every code to the one of the largest magnitude.
+struct Matrix {
+  std::vector<std::byte> memory;
+  PackedMatrix view;
+  std::vector<float> decoded;  // [rows, k]
+
+  Matrix(Format format, std::uint32_t rows, std::uint32_t k, unsigned seed) {
+    std::mt19937 engine(seed);
+    view.format = format;
+    view.layout = quant::blob_layout(format, rows, k).value();
+    memory.resize(view.layout.bytes);
+    if (quant::info(format).is_packed()) {
+      for (auto& byte : memory) byte = static_cast<std::byte>(engine());
+      std::vector<float> floats(view.layout.panels_offset_bytes / 4);
+      for (float& f : floats) f = 0.01f + static_cast<float>(engine() % 1000) * 1e-3f;
+      for (std::uint32_t r = rows; r < view.layout.rows_padded; ++r) floats[16 + r] = 0;
+      std::memcpy(memory.data(), floats.data(), view.layout.panels_offset_bytes);
+    } else {
+      for (std::size_t i = 0; i < std::size_t{rows} * k; ++i) {
+        const float value = static_cast<float>(static_cast<int>(engine() % 2001) - 1000) * 1e-3f;
+        const std::uint16_t bits = quant::f32_to_bf16(value);
+        if (format == Format::f32) std::memcpy(memory.data() + 4 * i, &value, 4);
+        if (format == Format::bf16) std::memcpy(memory.data() + 2 * i, &bits, 2);
+      }
+    }
+    view.blob = memory.data();
+    decoded.resize(std::size_t{rows} * k);
+    quant::decode_rows(format, view.layout, memory, 0, rows, decoded.data());
+  }
+};
+
+struct Batch {
+  ActivationBuffer buffer;
+  Activations view;
+
+  Batch(const Kernels& kernels, std::uint32_t n_tokens, std::uint32_t k, unsigned seed, bool extreme = false)
+      : buffer(n_tokens, k) {
+    view = buffer.view(n_tokens, k);
+    std::mt19937 engine(seed);
+    for (std::uint32_t t = 0; t < n_tokens; ++t) {
+      float* x = ActivationBuffer::x_row(view, t);
+      for (std::uint32_t i = 0; i < k; ++i) {
+        x[i] = extreme ? (engine() & 1 ? 2.0f : -2.0f)
+                       : static_cast<float>(static_cast<int>(engine() % 2001) - 1000) * 2e-3f;
+      }
+      REQUIRE(kernels.quantize_row(view, t));
+    }
+  }
+};
+
+// What the contract promises, in double: the integers are exact, the rest rounds a few times per superchunk.
+void check_against_decoder(const Matrix& m, const Activations& x, std::uint32_t token, std::uint32_t row, float y) {
+  double sum = 0, magnitude = 0;
+  const std::uint32_t k = m.view.layout.k;
+  for (std::uint32_t i = 0; i < k; ++i) {
+    const double activation =
+        quant::info(m.view.format).is_packed()
+            ? static_cast<double>(x.q[token * x.k_padded + i]) * x.scale[token * (x.k_padded / 128) + i / 128]
+            : static_cast<double>(x.x[token * x.k_padded + i]);
+    const double product = m.decoded[std::size_t{row} * k + i] * activation;
+    sum += product;
+    magnitude += std::fabs(product);
+  }
+  CHECK(std::fabs(y - sum) <= 2e-6 * magnitude + 1e-30);
+}
+
+}  // namespace
+
+TEST_CASE("every kernel equals the scalar decoder, and all instruction sets agree bit for bit") {
+  const auto tables = machine_tables();
+  REQUIRE(tables.size() >= 2);
+  for (const Format format : quant::all_formats) {
+    for (const std::uint32_t rows : {1u, 5u, 17u, 40u, 64u}) {
+      for (const std::uint32_t k : {1u, 33u, 128u, 320u, 1000u}) {
+        CAPTURE(quant::info(format).name);
+        CAPTURE(rows);
+        CAPTURE(k);
+        const Matrix m(format, rows, k, rows * 1000 + k);
+        for (const std::uint32_t n_tokens : {1u, 2u, 3u, 5u, 8u}) {
+          const Batch batch(*tables[0], n_tokens, k, n_tokens);
+          const std::size_t ldy = m.view.layout.n_panels * 16 + 3;
+          std::vector<float> reference;
+          for (const Kernels* kernels : tables) {
+            CAPTURE(isa_name(kernels->isa));
+            std::vector<float> y(n_tokens * ldy, -7.0f);
+            kernels->gemv[static_cast<int>(format)](m.view, batch.view, 0, n_tokens, 0, m.view.layout.n_panels,
+                                                    y.data(), ldy);
+            if (reference.empty()) {
+              for (std::uint32_t t = 0; t < n_tokens; ++t) {
+                for (std::uint32_t r = 0; r < rows; ++r) check_against_decoder(m, batch.view, t, r, y[t * ldy + r]);
+                for (std::size_t r = rows; r < ldy; ++r)
+                  CHECK(y[t * ldy + r] == -7.0f);  // rows beyond the matrix are not touched
+              }
+              reference = y;
+            } else {
+              CHECK(std::memcmp(y.data(), reference.data(), y.size() * sizeof(float)) == 0);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a row's result does not depend on the panels, tokens or position in the batch") {
+  for (const Kernels* kernels : machine_tables()) {
+    CAPTURE(isa_name(kernels->isa));
+    for (const Format format : quant::all_formats) {
+      CAPTURE(quant::info(format).name);
+      const Matrix m(format, 88, 384, 4);
+      const Batch batch(*kernels, 8, 384, 9);
+      std::vector<float> whole(8 * 96), single(8 * 96);
+      const GemvFn gemv = kernels->gemv[static_cast<int>(format)];
+      gemv(m.view, batch.view, 0, 8, 0, m.view.layout.n_panels, whole.data(), 96);
+      for (std::uint32_t t = 0; t < 8; ++t) {
+        for (std::uint32_t p = 0; p < m.view.layout.n_panels; ++p)
+          gemv(m.view, batch.view, t, 1, p, p + 1, single.data() + t * 96, 96);
+      }
+      CHECK(whole == single);
+    }
+  }
+}
+
+TEST_CASE("the largest codes, scales and activations do not overflow") {
+  const auto tables = machine_tables();
+  for (const Format format : quant::all_formats) {
+    CAPTURE(quant::info(format).name);
+    Matrix m(format, 16, 256, 1);
+    if (format == Format::w8) {  // bytes 1 and 255: −127 and 127
+      for (std::size_t i = m.view.layout.panels_offset_bytes; i < m.memory.size(); ++i)
+        m.memory[i] = static_cast<std::byte>(i & 1 ? 255 : 1);
+    } else if (quant::info(format).is_packed()) {
+      for (std::size_t i = m.view.layout.panels_offset_bytes; i < m.memory.size(); ++i)
+        m.memory[i] = static_cast<std::byte>(0xff);
+    }
+    quant::decode_rows(format, m.view.layout, m.memory, 0, 16, m.decoded.data());
+    const Batch batch(*tables[0], 1, 256, 3, true);
+    std::vector<float> reference;
+    for (const Kernels* kernels : tables) {
+      std::vector<float> y(16);
+      kernels->gemv[static_cast<int>(format)](m.view, batch.view, 0, 1, 0, 1, y.data(), 16);
+      if (reference.empty()) reference = y;
+      CHECK(y == reference);
+      for (std::uint32_t r = 0; r < 16; ++r) check_against_decoder(m, batch.view, 0, r, y[r]);
+    }
+  }
+}
+
+TEST_CASE("quantize_row: rounding, orders, sums, zeros, and what is not a number") {
+  constexpr std::uint32_t k = 300;
+  for (const Kernels* kernels : machine_tables()) {
+    CAPTURE(isa_name(kernels->isa));
+    ActivationBuffer buffer(3, k);
+    const Activations view = buffer.view(3, k);
+    std::mt19937 engine(5);
+    float* x = ActivationBuffer::x_row(view, 1);
+    for (std::uint32_t i = 0; i < view.k_padded; ++i)
+      x[i] = i < k ? static_cast<float>(static_cast<int>(engine() % 255) - 127) : 99.0f;
+    x[0] = 127;  // scale 1 in the first block: ties show
+    x[1] = 0.5f;
+    x[2] = 1.5f;
+    x[3] = -2.5f;
+    std::fill(x + 128, x + 256, 0.0f);
+    REQUIRE(kernels->quantize_row(view, 1));
+    const std::int8_t *q = view.q + view.k_padded, *q2 = view.q_step2 + view.k_padded,
+                      *q4 = view.q_step4 + view.k_padded;
+    const float* scale = view.scale + view.k_padded / 128;
+    CHECK(scale[0] == 1.0f);
+    CHECK(scale[1] == 0.0f);
+    CHECK((q[1] == 0 && q[2] == 2 && q[3] == -2));
+    for (std::uint32_t i = 0; i < view.k_padded; ++i) {
+      const double expected =
+          scale[i / 128] > 0 ? std::nearbyint(static_cast<double>(x[i]) / static_cast<double>(scale[i / 128])) : 0;
+      CHECK(std::fabs(q[i] - expected) <= 1e-9);
+      if (i >= k) CHECK(x[i] == 0);
+    }
+    for (std::uint32_t b = 0; b < view.k_padded; b += 32) {
+      int sum = 0;
+      for (std::uint32_t i = 0; i < 32; ++i) sum += q[b + i];
+      CHECK(view.block_sum[view.k_padded / 32 + b / 32] == sum);
+      for (std::uint32_t s = 0; s < 4; ++s) {
+        for (std::uint32_t i = 0; i < 8; ++i) CHECK(q2[b + 8 * s + i] == q[b + 4 * i + s]);
+      }
+      for (std::uint32_t g = 0; g < 32; g += 16) {
+        for (std::uint32_t s = 0; s < 2; ++s) {
+          for (std::uint32_t i = 0; i < 8; ++i) CHECK(q4[b + g + 8 * s + i] == q[b + g + 2 * i + s]);
+        }
+      }
+    }
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      x[200] = bad;
+      CHECK_FALSE(kernels->quantize_row(view, 1));
+      for (std::uint32_t i = 0; i < view.k_padded; ++i) CHECK(q[i] == 0);
+    }
+  }
+}
+
+TEST_CASE("oneDNN's products agree with the kernels'") {
+  const Kernels& kernels = *machine_tables().front();
+  for (const Format format : {Format::f32, Format::bf16}) {
+    const Matrix m(format, 150, 200, 8);
+    constexpr std::uint32_t n_tokens = 40;
+    const Batch batch(kernels, n_tokens, 200, 2);
+    std::vector<float> ours(n_tokens * 160), theirs(n_tokens * 160);
+    for (std::uint32_t t = 0; t < n_tokens; t += 8) {
+      kernels.gemv[static_cast<int>(format)](m.view, batch.view, t, 8, 0, m.view.layout.n_panels, ours.data() + t * 160,
+                                             160);
+    }
+    gemm_onednn(m.view, batch.view, 0, n_tokens, 0, 4, theirs.data(), 160);
+    gemm_onednn(m.view, batch.view, 0, n_tokens, 4, m.view.layout.n_panels, theirs.data(), 160);
+    for (std::size_t i = 0; i < ours.size(); ++i) CHECK(ours[i] == doctest::Approx(theirs[i]).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("an instruction set can be asked for by name, and is refused with a reason") {
+  std::string why;
+  REQUIRE(choose_kernels("", &why) != nullptr);
+  CHECK(choose_kernels("avx2", &why)->isa == Isa::avx2);
+  CHECK(choose_kernels("scalar", &why)->isa == Isa::scalar);
+  CHECK(choose_kernels("sse9", &why) == nullptr);
+  CHECK(why.find("sse9") != std::string::npos);
+  CHECK(why.find("avx2") != std::string::npos);
+  int used = 0;
+  for (const auto& line : isa_report("")) used += line.reason == "used";
+  CHECK(used == 1);
+}
