@@ -26,22 +26,33 @@ namespace {
 
 using Candidate = std::pair<float, Token>;
 
-// Probabilities under e^-50 of the likeliest are below the resolution of a 53-bit draw.
+// Probabilities under e^-50 of the likeliest are below the resolution of a 53-bit draw, even all together.
 constexpr double negligible_exponent = -50.0;
 
-// Heap order: the best candidate on top, the lower id first among equals.
+// The likelier one, or the lower id among equals.
+bool better(const Candidate& a, const Candidate& b) {
+  return a.first > b.first || (a.first == b.first && a.second < b.second);
+}
 bool worse(const Candidate& a, const Candidate& b) {
-  return a.first < b.first || (a.first == b.first && a.second > b.second);
+  return better(b, a);
 }
 
-// e^x for negligible_exponent ≤ x ≤ 0: x = n·ln2 + r with |r| ≤ ln2/2, Taylor of degree 13 (error < 1e-16 there).
-double exp_portable(double x) {
+// e^x for x ≤ 0, and 0 under negligible_exponent. x = n·ln2 + r with |r| ≤ ln2/2; Taylor of degree 13 (error < 1e-16).
+// Free of branches, so that compilers vectorize it; each operation is exactly rounded, so that they all agree.
+inline double exp_portable(double x) {
   constexpr double log2_e = 1.4426950408889634, ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
-  const double n = std::floor(x * log2_e + 0.5);
-  const double r = (x - n * ln2_high) - n * ln2_low;
-  double sum = 1.0;
-  for (int i = 13; i >= 1; --i) sum = 1.0 + sum * r / i;
-  return sum * std::bit_cast<double>(static_cast<std::uint64_t>(1023 + static_cast<int>(n)) << 52);
+  constexpr double rounder = 0x1.8p52;  // adding it leaves the nearest integer in the lowest bits
+  constexpr double c[] = {
+      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+  const double bounded = x < negligible_exponent ? negligible_exponent : x;
+  const double shifted = bounded * log2_e + rounder;
+  const double n = shifted - rounder;
+  const double r = (bounded - n * ln2_high) - n * ln2_low;
+  double sum = c[13];
+  for (int i = 12; i >= 0; --i) sum = sum * r + c[i];
+  const double power = std::bit_cast<double>((std::bit_cast<std::uint64_t>(shifted) + 1023) << 52);  // 2^n
+  return x < negligible_exponent ? 0.0 : sum * power;
 }
 
 Error out_of_range(const char* option, double value, const char* range) {
@@ -149,69 +160,92 @@ Result<Token> Sampler::sample(std::span<const float> logits) {
   if (options_.temperature == 0.0f) {
     token = static_cast<Token>(std::find(logits_.begin(), logits_.end(), best) - logits_.begin());
   } else {
-    const double lowest = best + negligible_exponent * options_.temperature;
-    candidates_.clear();
-    for (std::size_t i = 0; i < logits_.size(); ++i) {
-      if (logits_[i] >= lowest) candidates_.emplace_back(logits_[i], static_cast<Token>(i));
-    }
-    token = draw();
+    token = draw(best);
   }
   ++generated_[token];
   return token;
 }
 
-// Draws from candidates_, which come in order of ids. Where top-k or top-p need a ranking, only as many as they keep
-// are sorted: a heap gives them one after another, best first.
-Token Sampler::draw() {
-  const double best = std::max_element(candidates_.begin(), candidates_.end(), worse)->first;
-  const double temperature = options_.temperature;
-  const auto weight = [&](const Candidate& c) { return exp_portable((c.first - best) / temperature); };  // likeliest: 1
-  const std::size_t n = candidates_.size();
-  const std::size_t top_k =
-      options_.top_k == 0 ? n : std::min<std::size_t>(n, static_cast<std::size_t>(options_.top_k));
+// Draws from logits_, whose largest is `best`. Weights are probabilities relative to the likeliest. Only as many tokens
+// are sorted as top-k and top-p keep.
+Token Sampler::draw(float best) {
+  const double temperature = options_.temperature, top_p = options_.top_p, min_p = options_.min_p;
+  const auto weight = [&](float logit) {
+    return exp_portable((static_cast<double>(logit) - static_cast<double>(best)) / temperature);
+  };
+  const auto top_k = static_cast<std::size_t>(options_.top_k);
+  const bool cuts_k = top_k > 0 && top_k < logits_.size(), cuts_p = top_p < 1.0;
 
   kept_.clear();
-  double sum = 0;  // of what is kept
-  const auto keep = [&](double w, Token token) {
-    kept_.emplace_back(w, token);
-    sum += w;
-  };
-  if (top_k == n && options_.top_p >= 1.0f) {
-    for (const Candidate& c : candidates_) {
-      const double w = weight(c);
-      if (w >= options_.min_p) keep(w, c.second);
+  double total = 0;  // of what top-k leaves
+  if (cuts_k) {
+    find_top_k(top_k);
+    for (const auto& [logit, token] : candidates_) {
+      kept_.emplace_back(weight(logit), token);
+      total += kept_.back().first;
     }
   } else {
-    // Sorted so far: the best `n_sorted`, from the end of candidates_ backwards, which is where pop_heap puts them.
-    std::size_t n_sorted = 0;
-    const auto sort_one = [&] {
-      std::pop_heap(candidates_.begin(), candidates_.end() - static_cast<std::ptrdiff_t>(n_sorted), worse);
-      return candidates_[n - ++n_sorted];
-    };
-    double total = 0;  // of what top-k leaves; in order of ids where that is all, best first otherwise
-    if (top_k == n) {
-      for (const Candidate& c : candidates_) total += weight(c);
-    }
-    std::make_heap(candidates_.begin(), candidates_.end(), worse);
-    if (top_k < n) {
-      while (n_sorted < top_k) total += weight(sort_one());
-    }
-    const double wanted = options_.top_p * total;
-    for (std::size_t i = 0; i < top_k && (options_.top_p >= 1.0f || sum < wanted); ++i) {
-      const Candidate c = i < n_sorted ? candidates_[n - 1 - i] : sort_one();
-      const double w = weight(c);
-      if (w < options_.min_p) break;
-      keep(w, c.second);
+    weights_.resize(logits_.size());
+    for (std::size_t i = 0; i < logits_.size(); ++i) weights_[i] = weight(logits_[i]);
+    for (const double w : weights_) total += w;
+    if (cuts_p) {
+      find_nucleus(top_p * total, (1.0 - top_p) * total);
+    } else {
+      for (std::size_t i = 0; i < weights_.size(); ++i) kept_.emplace_back(weights_[i], static_cast<Token>(i));
     }
   }
 
+  double sum = 0;  // of what top-p and min-p leave
+  std::size_t n_kept = 0;
+  for (const auto& [w, token] : kept_) {
+    if (cuts_p && sum >= top_p * total) break;
+    if (w < min_p || w == 0.0) continue;
+    sum += w;
+    kept_[n_kept++] = {w, token};
+  }
   const double drawn = rt::uniform(rng_state_) * sum;
   double below = 0;
-  for (const auto& [w, token] : kept_) {
-    below += w;
-    if (below > drawn) return token;
+  for (std::size_t i = 0; i < n_kept; ++i) {
+    below += kept_[i].first;
+    if (below > drawn) return kept_[i].second;
   }
-  return kept_.back().second;
+  return kept_[n_kept - 1].second;
+}
+
+// candidates_ = the k best, best first: a heap of the best so far, the worst of them on top.
+void Sampler::find_top_k(std::size_t k) {
+  candidates_.clear();
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    const Candidate c{logits_[i], static_cast<Token>(i)};
+    if (candidates_.size() == k) {
+      if (!better(c, candidates_.front())) continue;
+      std::pop_heap(candidates_.begin(), candidates_.end(), better);
+      candidates_.back() = c;
+    } else {
+      candidates_.push_back(c);
+    }
+    std::push_heap(candidates_.begin(), candidates_.end(), better);
+  }
+  std::sort(candidates_.begin(), candidates_.end(), better);
+}
+
+// kept_ = the best tokens, best first, until their weights reach `wanted`; `rest` is what the others weigh at most.
+// Tokens lighter than rest / (2 n) weigh less than rest together: none of them is needed, and they need no sorting.
+void Sampler::find_nucleus(double wanted, double rest) {
+  const double lightest = rest / (2.0 * static_cast<double>(weights_.size()));
+  candidates_.clear();
+  for (std::size_t i = 0; i < weights_.size(); ++i) {
+    if (weights_[i] >= lightest) candidates_.emplace_back(logits_[i], static_cast<Token>(i));
+  }
+  std::make_heap(candidates_.begin(), candidates_.end(), worse);
+  double sum = 0;
+  while (sum < wanted && !candidates_.empty()) {
+    std::pop_heap(candidates_.begin(), candidates_.end(), worse);
+    const Token token = candidates_.back().second;
+    candidates_.pop_back();
+    kept_.emplace_back(weights_[static_cast<std::size_t>(token)], token);
+    sum += kept_.back().first;
+  }
 }
 
 }  // namespace r1

@@ -4,6 +4,7 @@
 #include <r1/result.h>
 #include <r1/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <unordered_map>
@@ -44,7 +45,9 @@ class Sampler {
  private:
   explicit Sampler(const SamplingOptions& options);
   Result<void> adjust(std::span<const float> logits);
-  [[nodiscard]] Token draw();
+  [[nodiscard]] Token draw(float best);
+  void find_top_k(std::size_t k);
+  void find_nucleus(double wanted, double rest);
 
   SamplingOptions options_;
   std::uint64_t rng_state_[4] = {};
@@ -52,6 +55,7 @@ class Sampler {
   std::unordered_set<Token> prompt_;
   std::vector<float> logits_;  // [vocab_size] after penalties and bias
   std::vector<std::pair<float, Token>> candidates_;
+  std::vector<double> weights_;                 // [vocab_size] probabilities relative to the likeliest
   std::vector<std::pair<double, Token>> kept_;  // weight, token
 };
 
