@@ -10,8 +10,9 @@ namespace {
 
 constexpr std::uint32_t onednn_unit_panels = 16;  // 256 rows: enough for one call to be worth its dispatch
 
-bool uses_onednn(const simd::PackedMatrix& w, std::uint32_t n_rows) {
-  return !quant::info(w.format).is_packed() && n_rows >= simd::gemm_onednn_min_tokens;
+bool uses_onednn(const Product& product) {
+  return !product.batch_invariant && product.n_rows >= simd::gemm_onednn_min_tokens &&
+         !quant::info(product.w->format).is_packed();
 }
 
 // Panels that stay in the first-level cache's reach while all tokens walk over them.
@@ -27,21 +28,21 @@ std::uint32_t n_tiles(std::uint32_t n_rows) {
 
 }  // namespace
 
-std::uint32_t panels_per_unit(const simd::PackedMatrix& w, std::uint32_t n_rows) {
-  return uses_onednn(w, n_rows) ? onednn_unit_panels : 1;
+std::uint32_t panels_per_unit(const Product& product) {
+  return uses_onednn(product) ? onednn_unit_panels : 1;
 }
 
-std::uint32_t n_units(const simd::PackedMatrix& w, std::uint32_t n_rows) {
-  const std::uint32_t unit = panels_per_unit(w, n_rows);
-  return (w.layout.n_panels + unit - 1) / unit;
+std::uint32_t n_units(const Product& product) {
+  const std::uint32_t unit = panels_per_unit(product);
+  return (product.w->layout.n_panels + unit - 1) / unit;
 }
 
 void multiply_units(const simd::Kernels& kernels, const Product& product, std::uint32_t unit_begin,
                     std::uint32_t unit_end) {
   const simd::PackedMatrix& w = *product.w;
-  const std::uint32_t unit = panels_per_unit(w, product.n_rows);
+  const std::uint32_t unit = panels_per_unit(product);
   const std::uint32_t panel_end = std::min(unit_end * unit, w.layout.n_panels);
-  if (uses_onednn(w, product.n_rows)) {
+  if (uses_onednn(product)) {
     for (std::uint32_t panel = unit_begin * unit; panel < panel_end; panel += unit) {
       simd::gemm_onednn(w, *product.x, product.first_row, product.n_rows, panel, std::min(panel + unit, panel_end),
                         product.y, product.ldy);
@@ -60,10 +61,10 @@ void multiply_units(const simd::Kernels& kernels, const Product& product, std::u
 
 void multiply(const numa::Member& member, const simd::Kernels& kernels, std::span<const Product> products) {
   for_each_share(
-      member, products.size(), [&](std::size_t i) { return n_units(*products[i].w, products[i].n_rows); },
+      member, products.size(), [&](std::size_t i) { return n_units(products[i]); },
       [&](std::size_t i) {
         const Product& p = products[i];
-        return std::uint64_t{panels_per_unit(*p.w, p.n_rows)} * n_tiles(p.n_rows) * p.w->layout.k_padded;
+        return std::uint64_t{panels_per_unit(p)} * n_tiles(p.n_rows) * p.w->layout.k_padded;
       },
       [&](std::size_t i, std::uint32_t begin, std::uint32_t end) { multiply_units(kernels, products[i], begin, end); });
 }

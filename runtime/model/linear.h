@@ -17,11 +17,14 @@ struct Product {
   std::uint32_t first_row = 0, n_rows = 0;  // of x
   float* y = nullptr;                       // [n_rows, ldy]
   std::size_t ldy = 0;
+  // Rows have the same bits whatever batch they are in. Otherwise oneDNN may take batches of bf16 and f32 matrices, and
+  // it adds up in an order of its own.
+  bool batch_invariant = false;
 };
 
 // The unit in which panels are shared out. Where oneDNN multiplies, its calls must not depend on the number of threads.
-[[nodiscard]] std::uint32_t panels_per_unit(const simd::PackedMatrix& w, std::uint32_t n_rows);
-[[nodiscard]] std::uint32_t n_units(const simd::PackedMatrix& w, std::uint32_t n_rows);
+[[nodiscard]] std::uint32_t panels_per_unit(const Product& product);
+[[nodiscard]] std::uint32_t n_units(const Product& product);
 
 // Units [unit_begin, unit_end) of one product, on the calling thread. Walks panel by panel over the tokens, so that a
 // panel is read from memory once per batch.

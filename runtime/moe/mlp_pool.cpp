@@ -12,26 +12,28 @@ std::uint32_t n_tiles(const MlpJob& job) {
   return (job.n_rows + simd::max_gemv_tokens - 1) / simd::max_gemv_tokens;
 }
 
+// gate_proj x or up_proj x → rows of one of the intermediate's buffers.
+Product product(const MlpJob& job, const Matrix& w, Buffer<float>& out) {
+  return {&w, &job.x, job.x_row, job.n_rows, out.at(std::size_t{job.intermediate_row} * w.rows()), w.rows()};
+}
+
 // silu(gate x) · up x → intermediate.gate, whose rows the member that computed them owns.
 void gate_and_up(const numa::Member& member, const Pass& pass, std::span<const MlpJob> jobs) {
+  const auto gate = [&](std::size_t i) { return product(jobs[i], jobs[i].w->gate_proj, jobs[i].intermediate->gate); };
+  const auto up = [&](std::size_t i) { return product(jobs[i], jobs[i].w->up_proj, jobs[i].intermediate->up); };
   for_each_share(
-      member, jobs.size(), [&](std::size_t i) { return n_units(jobs[i].w->gate_proj, jobs[i].n_rows); },
-      [&](std::size_t i) { return panels_per_unit(jobs[i].w->gate_proj, jobs[i].n_rows) * n_tiles(jobs[i]); },
+      member, jobs.size(), [&](std::size_t i) { return n_units(gate(i)); },
+      [&](std::size_t i) { return panels_per_unit(gate(i)) * n_tiles(jobs[i]); },
       [&](std::size_t i, std::uint32_t unit_begin, std::uint32_t unit_end) {
-        const MlpJob& job = jobs[i];
-        Intermediate& mid = *job.intermediate;
-        const std::uint32_t width = job.w->gate_proj.rows();
-        float* gate = mid.gate.at(std::size_t{job.intermediate_row} * width);
-        float* up = mid.up.at(std::size_t{job.intermediate_row} * width);
-        multiply_units(pass.kernels, {&job.w->gate_proj, &job.x, job.x_row, job.n_rows, gate, width}, unit_begin,
-                       unit_end);
-        multiply_units(pass.kernels, {&job.w->up_proj, &job.x, job.x_row, job.n_rows, up, width}, unit_begin, unit_end);
-        const std::uint32_t unit_rows = panels_per_unit(job.w->gate_proj, job.n_rows) * quant::panel_rows;
-        const std::uint32_t begin = std::min(unit_begin * unit_rows, width),
-                            end = std::min(unit_end * unit_rows, width);
-        for (std::uint32_t row = 0; row < job.n_rows; ++row) {
-          const std::size_t at = std::size_t{row} * width + begin;
-          pass.kernels.silu_mul(gate + at, up + at, end - begin, gate + at);
+        const Product g = gate(i), u = up(i);
+        multiply_units(pass.kernels, g, unit_begin, unit_end);
+        multiply_units(pass.kernels, u, unit_begin, unit_end);
+        const std::uint32_t width = g.w->rows(), unit_rows = panels_per_unit(g) * quant::panel_rows;
+        const std::uint32_t begin = std::min(unit_begin * unit_rows, width);
+        const std::uint32_t end = std::min(unit_end * unit_rows, width);
+        for (std::uint32_t row = 0; row < g.n_rows; ++row) {
+          const std::size_t at = row * g.ldy + begin;
+          pass.kernels.silu_mul(g.y + at, u.y + at, end - begin, g.y + at);
         }
       });
 }
@@ -64,20 +66,22 @@ void run_mlps(const numa::Member& member, Pass& pass, const Layer& layer, std::s
   const simd::Activations routed = quantized(member, pass, layer.index, jobs, s.routed);
   const simd::Activations dense = quantized(member, pass, layer.index, jobs, s.dense);
 
+  const std::uint32_t hidden = pass.config.hidden_size;
+  const auto down = [&](const MlpJob& job) {
+    const simd::Activations& x = job.intermediate == &s.routed ? routed : dense;
+    return Product{&job.w->down_proj, &x, job.intermediate_row, job.n_rows, s.projected.data(), hidden};
+  };
   // A member owns rows of the output, the same ones for all jobs.
   std::uint32_t unit_panels = 1;
-  for (const MlpJob& job : jobs) unit_panels = std::max(unit_panels, panels_per_unit(job.w->down_proj, job.n_rows));
-  const std::uint32_t hidden = pass.config.hidden_size;
+  for (const MlpJob& job : jobs) unit_panels = std::max(unit_panels, panels_per_unit(down(job)));
   const std::uint32_t unit_rows = unit_panels * quant::panel_rows;
   const auto [unit_begin, unit_end] = member.share((hidden + unit_rows - 1) / unit_rows);
   const std::uint32_t begin = std::min(unit_begin * unit_rows, hidden), end = std::min(unit_end * unit_rows, hidden);
   if (begin == end) return;
   for (const MlpJob& job : jobs) {
-    const Matrix& w = job.w->down_proj;
-    const simd::Activations& x = job.intermediate == &s.routed ? routed : dense;
-    const std::uint32_t unit = panels_per_unit(w, job.n_rows) * quant::panel_rows;
-    multiply_units(pass.kernels, {&w, &x, job.intermediate_row, job.n_rows, s.projected.data(), hidden}, begin / unit,
-                   (end + unit - 1) / unit);
+    const Product down_product = down(job);
+    const std::uint32_t job_unit_rows = panels_per_unit(down_product) * quant::panel_rows;
+    multiply_units(pass.kernels, down_product, begin / job_unit_rows, (end + job_unit_rows - 1) / job_unit_rows);
     for (std::uint32_t row = 0; row < job.n_rows; ++row) {
       add_to_residual(pass, layer.index, job.row_token != nullptr ? job.row_token[row] : row,
                       job.row_weight != nullptr ? job.row_weight[row] : 1.0f, s.projected.at(std::size_t{row} * hidden),

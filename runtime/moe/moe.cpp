@@ -17,7 +17,8 @@ const Routing& route(const numa::Member& member, Pass& pass, const Moe& w, const
   Scratch& s = pass.scratch;
   MemberScratch& own = pass.own(member);
   const std::uint32_t n_tokens = pass.n_tokens();
-  const std::array<Product, 1> gate = {Product{&w.gate, &h, 0, n_tokens, s.router_logits.data(), c.n_routed_experts}};
+  const std::array<Product, 1> gate = {
+      Product{&w.gate, &h, 0, n_tokens, s.router_logits.data(), c.n_routed_experts, true}};
   multiply(member, pass.kernels, gate);
   member.barrier();
 
