@@ -16,11 +16,11 @@
 namespace r1::numa {
 namespace {
 
-struct Hwloc {
+// The machine, looked at once per process: it takes hwloc 10 ms, and every session asks.
+struct Machine {
   hwloc_topology_t topology = nullptr;
-  hwloc_bitmap_t allowed = nullptr;
 
-  Hwloc() {
+  Machine() {
     if (hwloc_topology_init(&topology) != 0) {
       topology = nullptr;
       return;
@@ -28,8 +28,27 @@ struct Hwloc {
     if (hwloc_topology_load(topology) != 0) {
       hwloc_topology_destroy(topology);
       topology = nullptr;
-      return;
     }
+  }
+  ~Machine() {
+    if (topology != nullptr) hwloc_topology_destroy(topology);
+  }
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+};
+
+const Machine& machine() {
+  static const Machine found;
+  return found;
+}
+
+// The machine and the hardware threads this process may use now: that may change.
+struct Hwloc {
+  hwloc_topology_t topology = machine().topology;
+  hwloc_bitmap_t allowed = nullptr;
+
+  Hwloc() {
+    if (topology == nullptr) return;
     allowed = hwloc_bitmap_alloc();
     if (hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS) != 0) {
       hwloc_bitmap_copy(allowed, hwloc_topology_get_allowed_cpuset(topology));
@@ -37,7 +56,6 @@ struct Hwloc {
   }
   ~Hwloc() {
     if (allowed != nullptr) hwloc_bitmap_free(allowed);
-    if (topology != nullptr) hwloc_topology_destroy(topology);
   }
   Hwloc(const Hwloc&) = delete;
   Hwloc& operator=(const Hwloc&) = delete;
