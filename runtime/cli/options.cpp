@@ -116,8 +116,7 @@ void SamplingFlags::add_to(CLI::App& app) {
   number("--frequency-penalty", frequency_penalty, "For tokens of the answer, each time; -2 to 2");
   app.add_option("--logit-bias", logit_bias, "Add VALUE to the logit of token ID (repeatable)")
       ->type_name("ID=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
       ->group(group);
   app.add_option("--seed", seed, "Same seed, same text [random]")->type_name("N")->group(group);
   app.add_flag("--greedy", greedy, "Always the likeliest token: --temperature 0")->group(group);
@@ -128,8 +127,7 @@ void SamplingFlags::add_to(CLI::App& app) {
       ->group("End of the answer");
   app.add_option("--stop", stop_strings, "End before this text (repeatable)")
       ->type_name("TEXT")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
       ->group("End of the answer");
   app.add_flag("--ignore-eos", ignore_end_tokens, "Go on after an end token")->group("End of the answer");
 }

@@ -29,7 +29,9 @@ Result<SystemReport> inspect_system(const SystemOptions& options) {
     isa = from_environment;
   }
   std::string why;
-  if (simd::choose_kernels(isa, &why) == nullptr) return Error{ErrorCode::invalid_argument, why, ""};
+  if (simd::choose_kernels(isa, &why) == nullptr) {
+    return Error{ErrorCode::invalid_argument, why, options.isa.empty() ? "R1_ISA" : "isa"};
+  }
 
   SystemReport report;
   report.version = version();

@@ -75,7 +75,10 @@ TEST_CASE("wrong usage exits 2 and names the option") {
   check_error(run_r1(ask({"--kv-type", "f8"})), 2, "--kv-type");
   check_error(run_r1(ask({"--seed", "-1"})), 2, "--seed");
   check_error(run_r1({"trace", model, "--out", "x"}), 2, "--ids");
-  check_error(run_r1({"trace", model, "--ids", "5,x", "--out", "x"}), 2, "--ids");
+  for (const char* bad : {"", "5,x", "5,,7", "5,", ",5", "5 7", "99999999999"}) {
+    check_error(run_r1({"trace", model, "--ids", bad, "--out", "x"}), 2, "--ids");
+  }
+  check_error(run_r1({"trace", model, "--ids", "5", "--batches", "0x1", "--out", "x"}), 2, "--batches");
   check_error(run_r1({"trace", model, "--ids", "5,7", "--start", "-1", "--out", "x"}), 2, "--start");
   check_error(run_r1({"trace", model, "--ids", "5,7", "--start", "4294967295", "--out", "x"}), 2, "--start");
   check_error(run_r1({"render", model}), 2, "--jsonl");
