@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
   auto chat = (*model)->chat_template();
   if (!chat) return fail(chat.error());
 
-  const r1::Message question{"user", argv[2], {}};
+  const r1::Message question{"user", argv[2], {}, false};
   r1::RenderOptions render_options;
   render_options.thinking = r1::Thinking::enforced;
   auto prompt = chat->render({&question, 1}, render_options);

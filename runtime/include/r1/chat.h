@@ -7,6 +7,7 @@
 #include <r1/types.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,12 +16,12 @@
 namespace r1 {
 
 enum class TemplateKind {
-  deepseek_v3,    // V3 and R1-Zero: no <think>
-  deepseek_r1,    // "<｜Assistant｜><think>\n"
+  deepseek_v3,  // V3 and R1-Zero: no <think>
+  deepseek_r1,  // "<｜Assistant｜><think>\n"
   deepseek_r1_0528,
-  r1_distill,     // the January distills on Qwen2.5 and Llama 3
+  r1_distill,  // the January distills on Qwen2.5 and Llama 3
   qwen2_5,
-  qwen3,          // Qwen3 and R1-0528-Qwen3-8B
+  qwen3,  // Qwen3 and R1-0528-Qwen3-8B
 };
 [[nodiscard]] std::span<const std::string_view> template_names();  // for --template, in the order of TemplateKind
 [[nodiscard]] Result<TemplateKind> template_from_name(std::string_view name);
@@ -32,15 +33,21 @@ struct ToolCall {
 };
 
 struct Message {
-  std::string role;     // system, user, assistant, tool
+  std::string role;  // system, user, assistant, tool
   std::string content;
   std::vector<ToolCall> tool_calls;  // assistant
+  bool content_is_null = false;      // an assistant turn of tool calls alone: some templates tell null from ""
 };
+
+// A JSON list of messages, or an object with a "messages" list, as OpenAI's API has them: {"role", "content",
+// "tool_calls"}.
+[[nodiscard]] Result<std::vector<Message>> messages_from_json(std::string_view json);
 
 enum class Thinking {
   by_template,  // as the template renders it; the goldens' mode
-  enforced,     // the R1 family's "<think>\n" after the generation prompt, where the template does not write it
-  empty,        // an empty think block: the model answers at once (--no-think)
+  enforced,  // R1 and the January distills: "<think>\n" after the generation prompt even if the template leaves it out,
+             // as their model card asks (R1-0528's and Qwen3's say that it is not needed)
+  empty,     // an empty think block: the model answers at once (--no-think)
 };
 
 struct RenderOptions {
@@ -51,15 +58,15 @@ struct RenderOptions {
 struct Prompt {
   std::string text;
   std::vector<Token> ids;
-  bool starts_in_thinking = false;     // the answer begins inside <think>
-  std::vector<std::string> warnings;   // e.g. a system prompt where the model card advises against it
+  bool starts_in_thinking = false;    // the answer begins inside <think>
+  std::vector<std::string> warnings;  // e.g. a system prompt where the model card advises against it
 };
 
 // Bound to one tokenizer. Immutable, thread-safe.
 class ChatTemplate {
  public:
-  // Recognises the template of a model directory: tokenizer_config.json's chat_template or chat_template.jinja. An unknown
-  // one is an error that lists the names to choose from.
+  // Recognises the template of a model directory: tokenizer_config.json's chat_template or chat_template.jinja. An
+  // unknown one is an error that lists the names to choose from.
   static Result<ChatTemplate> detect(const std::string& path, std::shared_ptr<const Tokenizer> tokenizer);
   static Result<ChatTemplate> named(TemplateKind kind, std::shared_ptr<const Tokenizer> tokenizer);
 
@@ -73,6 +80,7 @@ class ChatTemplate {
   TemplateKind kind_ = TemplateKind::deepseek_r1;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::vector<Token> stop_tokens_;
+  bool writes_think_ = false;  // the template itself ends the generation prompt with "<think>\n"
 };
 
 }  // namespace r1
