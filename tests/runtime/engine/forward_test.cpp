@@ -76,7 +76,7 @@ class BrokenStore final : public rt::ExpertStore {
 TEST_CASE("sequences that share a batch get what they get alone") {
   for (const std::string name : {"deepseek-v3-fp8", "qwen3"}) {
     CAPTURE(name);
-    Runner alone(test::exact_model(name), 1), shared(test::exact_model(name), 3);
+    Runner alone(test::open_model(name), 1), shared(test::open_model(name), 3);
     const std::uint32_t lengths[] = {3, 300, 17};  // the second is longer than a split of the cache
     std::vector<std::vector<float>> expected;
     for (std::uint32_t s = 0; s < 3; ++s) {
@@ -97,7 +97,7 @@ TEST_CASE("sequences that share a batch get what they get alone") {
 }
 
 TEST_CASE("an expert that cannot be read ends the pass with its error, on every member") {
-  const auto model = test::exact_model("deepseek-v3-fp8");
+  const auto model = test::open_model("deepseek-v3-fp8");
   for (int n_threads = 1; n_threads <= 4; ++n_threads) {
     Runner runner(model, n_threads);
     BrokenStore store(*runner.m.experts, 2);
@@ -116,7 +116,7 @@ TEST_CASE("an expert that cannot be read ends the pass with its error, on every 
 }
 
 TEST_CASE("sessions of one model run side by side") {
-  const auto model = test::exact_model("deepseek-v3-bf16");
+  const auto model = test::open_model("deepseek-v3-bf16");
   const auto generate = [&](std::vector<float>* logits) {
     auto session = Session::create(model, {.context_tokens = 128, .batch_tokens = 16, .n_threads = 2});
     if (!session.ok()) return;

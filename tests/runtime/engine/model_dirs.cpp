@@ -36,21 +36,21 @@ T expect(Result<T> result) {
 
 }  // namespace
 
-std::string exact_directory(const std::string& name) {
-  const std::string out = std::string(R1_WORK_DIR) + "/models/" + name;
+std::string directory_of(const std::string& name, const std::string& recipe) {
+  const std::string out = std::string(R1_WORK_DIR) + "/models/" + name + "-" + recipe;
   std::filesystem::create_directories(out);
   const Lock lock(out + ".lock");
   const auto checkpoint = expect(convert::Checkpoint::open(std::string(R1_FIXTURES) + "/models/" + name));
-  const auto plan = expect(convert::plan_conversion(checkpoint, *quant::find_recipe("exact")));
+  const auto plan = expect(convert::plan_conversion(checkpoint, *quant::find_recipe(recipe)));
   convert::ConvertOptions options;
   options.n_threads = 1;
   (void)expect(convert::convert(checkpoint, plan, out, options));
   return out;
 }
 
-std::shared_ptr<const Model> exact_model(const std::string& name) {
+std::shared_ptr<const Model> open_model(const std::string& name, const std::string& recipe) {
   ModelOptions options;
-  options.path = exact_directory(name);
+  options.path = directory_of(name, recipe);
   return expect(Model::open(options));
 }
 

@@ -8,9 +8,9 @@
 
 namespace r1::test {
 
-// tests/golden/models/<name> at recipe `exact`.
-std::string exact_directory(const std::string& name);
-std::shared_ptr<const Model> exact_model(const std::string& name);
+// tests/golden/models/<name> at a recipe.
+std::string directory_of(const std::string& name, const std::string& recipe = "exact");
+std::shared_ptr<const Model> open_model(const std::string& name, const std::string& recipe = "exact");
 
 // A folder of this process for what a test writes; removed at exit.
 std::string temporary_directory();

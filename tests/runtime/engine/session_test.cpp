@@ -21,7 +21,7 @@ using namespace r1;
 namespace {
 
 Session open_session(const std::string& name, const SessionOptions& options) {
-  auto session = Session::create(test::exact_model(name), options);
+  auto session = Session::create(test::open_model(name), options);
   REQUIRE_MESSAGE(session.ok(), (session.ok() ? "" : session.error().text()));
   return std::move(*session);
 }
@@ -59,7 +59,7 @@ void write_bytes(const std::string& path, const std::vector<char>& bytes) {
 std::string damaged_copy(const std::string& model, const std::string& blob_name) {
   const std::string directory = test::temporary_directory() + "/damaged";
   std::filesystem::remove_all(directory);
-  std::filesystem::copy(test::exact_directory(model), directory);
+  std::filesystem::copy(test::directory_of(model), directory);
   auto file = rt::ModelFile::open(directory);
   REQUIRE(file.ok());
   const rt::BlobInfo* blob = (*file)->find(blob_name);
@@ -290,7 +290,7 @@ TEST_CASE("NaN in the weights is an error that names the layer") {
 }
 
 TEST_CASE("what a model says of itself") {
-  const auto model = test::exact_model("deepseek-v3-fp8");
+  const auto model = test::open_model("deepseek-v3-fp8");
   const ModelInfo& info = model->info();
   CHECK(info.architecture == "deepseek_v3");
   CHECK(info.recipe == "exact");

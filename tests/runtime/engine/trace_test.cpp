@@ -12,7 +12,7 @@
 using namespace r1;
 
 TEST_CASE("a written trace has the golden models' names and shapes") {
-  const auto model = test::exact_model("deepseek-v3-bf16");
+  const auto model = test::open_model("deepseek-v3-bf16");
   const std::vector<Token> ids = {5, 7, 9, 0, 399};
   const auto t = trace(model, ids, {});
   REQUIRE(t.ok());
@@ -43,11 +43,11 @@ TEST_CASE("a written trace has the golden models' names and shapes") {
 }
 
 TEST_CASE("a trace of one token has no MTP rows, one of a dense model no experts") {
-  const auto one = trace(test::exact_model("deepseek-v3-bf16"), std::vector<Token>{3}, {});
+  const auto one = trace(test::open_model("deepseek-v3-bf16"), std::vector<Token>{3}, {});
   REQUIRE(one.ok());
   CHECK(one->mtp_logits.empty());
   CHECK(one->router_ids.size() == 4);
-  const auto dense = trace(test::exact_model("llama"), std::vector<Token>{3, 4}, {});
+  const auto dense = trace(test::open_model("llama"), std::vector<Token>{3, 4}, {});
   REQUIRE(dense.ok());
   CHECK(dense->router_ids.empty());
   CHECK(dense->mtp_logits.empty());
@@ -59,7 +59,7 @@ TEST_CASE("a trace of one token has no MTP rows, one of a dense model no experts
 }
 
 TEST_CASE("traces that make no sense are refused") {
-  const auto model = test::exact_model("llama");
+  const auto model = test::open_model("llama");
   const std::vector<Token> ids = {1, 2, 3};
   const auto refused = [&](const std::vector<Token>& tokens, const TraceOptions& options) {
     const auto result = trace(model, tokens, options);
