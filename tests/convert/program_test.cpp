@@ -1,0 +1,122 @@
+// r1-quantize as a user meets it: exit codes, one line of error, JSON, limits.
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "checkpoint_maker.h"
+
+namespace {
+
+const std::string nano = R1_SOURCE_DIR "/examples/r1-nano";
+
+void check_one_line(const Run& run, int exit_code, const char* part) {
+  CAPTURE(run.err);
+  CHECK(run.exit_code == exit_code);
+  CHECK(run.err.rfind("r1-quantize: ", 0) == 0);
+  CHECK(std::count(run.err.begin(), run.err.end(), '\n') == 1);
+  CHECK(run.err.find(part) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("wrong usage exits 2, failed work 1, each with one line") {
+  check_one_line(run_quantize({}), 2, "checkpoint");
+  check_one_line(run_quantize({nano}), 2, "output directory");
+  check_one_line(run_quantize({nano, "/tmp/x", "--recipe", "r9"}), 2, "r9");
+  check_one_line(run_quantize({nano, "/tmp/x", "--threads", "0"}), 2, "threads");
+  check_one_line(run_quantize({nano, "/tmp/x", "--ram", "lots"}), 2, "lots");
+  check_one_line(run_quantize({nano, "/tmp/x", "--what"}), 2, "--what");
+  check_one_line(run_quantize({"/nonexistent", "/tmp/x", "--recipe", "w8"}), 1, "/nonexistent");
+  check_one_line(run_quantize({nano, "/tmp/x-ram", "--recipe", "w8", "--ram", "1MiB"}), 1, "MiB");
+  check_one_line(run_quantize({"verify", nano}), 1, "is a checkpoint");
+  check_one_line(run_quantize({"verify", "/nonexistent"}), 1, "/nonexistent");
+  CHECK(run_quantize({"--help"}).exit_code == 0);
+  CHECK(run_quantize({"recipes"}).out.find("r2.7") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists("/tmp/x"));
+}
+
+TEST_CASE("--plan needs nothing but a config.json, and is JSON where asked") {
+  const std::string config = R1_FIXTURES "/tokenizers/DeepSeek-R1/config.json";
+  const Run text = run_quantize({"--plan", config, "--recipe", "r2.7"});
+  CHECK(text.exit_code == 0);
+  CHECK(text.out.find("routed gate, up") != std::string::npos);
+  const auto json = nlohmann::json::parse(run_quantize({"--plan", config, "--recipe", "r2.7", "--json"}).out);
+  CHECK(json["bytes"].get<double>() / 1e9 == doctest::Approx(230.2).epsilon(0.001));
+  CHECK(json["files"].size() == 60);
+}
+
+TEST_CASE("verify finds one flipped bit and names it") {
+  const ScratchDirectory scratch;
+  REQUIRE(run_quantize({nano, scratch / "m", "--recipe", "w8"}).exit_code == 0);
+  CHECK(run_quantize({"verify", scratch / "m"}).exit_code == 0);
+  const std::string path = scratch / "m/experts-002.safetensors";
+  std::string bytes = read_file(path);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 16);
+  write_file(path, bytes);
+  const Run run = run_quantize({"verify", scratch / "m"});
+  check_one_line(run, 1, "experts-002.safetensors: tensor model.layers.2.mlp.experts.");
+  const auto json = nlohmann::json::parse(run_quantize({"verify", scratch / "m", "--json"}).out);
+  CHECK(json["failures"].size() == 1);
+}
+
+TEST_CASE("a write that the disk refuses is told, and finished shards stay") {
+  const ScratchDirectory scratch;
+  // A limit on the size of files stands in for a full disk: the first shard that exceeds it cannot be reserved.
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  rlimit small = before;
+  small.rlim_cur = 2'500'000;
+  ::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &small);
+  const Run run = run_quantize({nano, scratch / "m", "--recipe", "r2.2"});
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  CHECK(run.exit_code == 1);
+  CHECK(run.err.find("common.safetensors") != std::string::npos);
+  CHECK(run.err.find("reserve") != std::string::npos);
+  CHECK(run_quantize({nano, scratch / "m", "--recipe", "r2.2"}).exit_code == 0);
+}
+
+TEST_CASE("memory stays under --ram on a checkpoint larger than it") {
+  const ScratchDirectory scratch;
+  std::filesystem::create_directories(scratch / "in");
+  // 560 MB of BF16 in one shard, mostly one wide matrix, as an embedding is.
+  constexpr std::size_t vocab = 60000, hidden = 2048, intermediate = 2048;
+  std::mt19937 engine(1);
+  const auto tensor = [&](std::vector<std::size_t> shape) {
+    std::size_t n = 1;
+    for (const std::size_t d : shape) n *= d;
+    RawTensor t{"BF16", std::move(shape), std::string(2 * n, '\0')};
+    for (std::size_t i = 0; i < n; ++i) {
+      t.bytes[2 * i] = static_cast<char>(i * 37);
+      t.bytes[2 * i + 1] = static_cast<char>(i % 3 == 0 ? 0xbc : 0x3c);  // ± about 0.01
+    }
+    return t;
+  };
+  RawTensors tensors = {{"model.embed_tokens.weight", tensor({vocab, hidden})},
+                        {"lm_head.weight", tensor({vocab, hidden})},
+                        {"model.norm.weight", tensor({hidden})}};
+  const std::string layer = "model.layers.0.";
+  for (const char* norm : {"input_layernorm", "post_attention_layernorm"})
+    tensors[layer + norm + ".weight"] = tensor({hidden});
+  for (const char* p : {"q_proj", "k_proj", "v_proj", "o_proj"})
+    tensors[layer + "self_attn." + p + ".weight"] = tensor({hidden, hidden});
+  for (const char* p : {"gate_proj", "up_proj"})
+    tensors[layer + "mlp." + p + ".weight"] = tensor({intermediate, hidden});
+  tensors[layer + "mlp.down_proj.weight"] = tensor({hidden, intermediate});
+  write_raw(scratch / "in/model.safetensors", tensors);
+  tensors.clear();
+  const nlohmann::json config = {{"model_type", "llama"},     {"vocab_size", vocab},
+                                 {"hidden_size", hidden},     {"intermediate_size", intermediate},
+                                 {"num_hidden_layers", 1},    {"num_attention_heads", 16},
+                                 {"num_key_value_heads", 16}, {"max_position_embeddings", 4096}};
+  write_file(scratch / "in/config.json", config.dump());
+  const Run run = run_quantize({scratch / "in", scratch / "out", "--recipe", "w8", "--ram", "256MiB", "--json"});
+  CAPTURE(run.err);
+  REQUIRE(run.exit_code == 0);
+  CHECK(nlohmann::json::parse(run.out)["peak_rss_bytes"].get<std::uint64_t>() < 256u << 20);
+}
