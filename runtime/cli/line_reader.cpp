@@ -120,6 +120,8 @@ LineReader::Status LineReader::read(const std::string& prompt, std::string* line
   el_resize(editor_->edit);
   int length = 0;
   editor_->interrupts.set_line_editing(true);
+  el_set(editor_->edit, EL_PREP_TERM,
+         1);  // el_gets would show the prompt first, and keys typed then would be echoed twice
   const char* text = el_gets(editor_->edit, &length);
   editor_->interrupts.set_line_editing(false);
   if (editor_->interrupted) {

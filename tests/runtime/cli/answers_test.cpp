@@ -1,5 +1,6 @@
 // What the program answers: runs, conversations, JSON, ids. The model is r1-nano at r4.5.
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -45,12 +46,15 @@ std::string read_file(const std::string& path) {
   return text.str();
 }
 
+// A path in a folder of this process, which goes with it.
 std::string scratch_file(const std::string& name) {
-  const auto folder = std::filesystem::path(R1_WORK_DIR) / "files";
-  std::filesystem::create_directories(folder);
-  const auto path = folder / name;
-  std::filesystem::remove_all(path);
-  return path.string();
+  struct Folder {
+    std::filesystem::path path = std::filesystem::path(R1_WORK_DIR) / ("files-" + std::to_string(::getpid()));
+    Folder() { std::filesystem::create_directories(path); }
+    ~Folder() { std::filesystem::remove_all(path); }
+  };
+  static const Folder folder;
+  return (folder.path / name).string();
 }
 
 }  // namespace
@@ -136,13 +140,13 @@ TEST_CASE("run: bias, penalties and raw text reach the sampler") {
   // Raw text gets no template, and its special tokens are recognised: the rendered prompt given raw is the prompt.
   const auto rendered = run_r1({"render", model, "-p", question});
   REQUIRE(rendered.exit_code == 0);
-  const std::string bos = "<｜begin▁of▁sentence｜>";
-  REQUIRE(rendered.out.starts_with(bos));
-  std::string prompt = rendered.out.substr(bos.size(), rendered.out.size() - bos.size() - 1);
-  if (!prompt.ends_with("<think>\n")) prompt += "<think>\n";
-  const auto ids = run_r1({"tokenize", model, "--add-special", "-p", prompt});
-  CHECK(ids.out.starts_with("0 "));
-  CHECK(run_json({"--raw", "-p", prompt, "--greedy"})["tokens"] == whole["tokens"]);
+  const std::string prompt = rendered.out.substr(0, rendered.out.size() - 1);
+  const json raw = run_json({"--raw", "-p", prompt, "--greedy"});
+  CHECK(raw["n_prompt_tokens"] == whole["n_prompt_tokens"]);
+  CHECK(raw["tokens"] == whole["tokens"]);
+  CHECK(raw["thinking"] == "");  // all of it is continuation
+  CHECK(contains(raw["answer"].get<std::string>(), "</think>"));
+  CHECK(run_r1({"tokenize", model, "-p", prompt}).out.starts_with("0 "));
   // What a user writes is never parsed: the same text as a question is longer than the question.
   CHECK(run_json({"-p", "<｜User｜>", "-n", "1"})["n_prompt_tokens"].get<int>() >
         run_json({"-p", "U", "-n", "1"})["n_prompt_tokens"].get<int>());
@@ -221,26 +225,26 @@ TEST_CASE("chat: a person at a terminal") {
   const std::string state = scratch_file("state");
   TerminalProgram program({"chat", model, "--greedy", "--ignore-eos", "--ctx", "100000"},
                           {{"XDG_STATE_HOME", state}, {"TERM", "xterm"}, {"NO_COLOR", ""}});
-  REQUIRE(program.shows("Ctrl-D leaves"));
-  REQUIRE(program.shows("> "));
+  REQUIRE_MESSAGE(program.shows("Ctrl-D leaves"), program.screen());
+  REQUIRE_MESSAGE(program.shows("> "), program.screen());
   program.type(question + "\r");
-  REQUIRE(program.shows("\033[2m"));  // the thought, dimmed
-  REQUIRE(program.shows("4817"));
+  REQUIRE_MESSAGE(program.shows("\033[2m"), program.screen());  // the thought, dimmed
+  REQUIRE_MESSAGE(program.shows("4817"), program.screen());
   program.type("\x03");
-  REQUIRE(program.shows("(stopped)"));
-  REQUIRE(program.shows("> "));
+  REQUIRE_MESSAGE(program.shows("(stopped)"), program.screen());
+  REQUIRE_MESSAGE(program.shows("> "), program.screen());
   program.type("half a line\x03");  // drops the line, not the program
-  REQUIRE(program.shows("> "));
+  REQUIRE_MESSAGE(program.shows("> "), program.screen());
   program.type("/stats\r");
-  REQUIRE(program.shows("context: "));
-  REQUIRE(program.shows("> "));
+  REQUIRE_MESSAGE(program.shows("context: "), program.screen());
+  REQUIRE_MESSAGE(program.shows("> "), program.screen());
   program.type("2 加 2 等\x7f\x7f\x7f\x7f 2?\r");  // backspace removes whole characters
-  REQUIRE(program.shows("\033[2m"));
+  REQUIRE_MESSAGE(program.shows("\033[2m"), program.screen());
   program.type("\x03");
-  REQUIRE(program.shows("(stopped)"));
-  REQUIRE(program.shows("> "));
+  REQUIRE_MESSAGE(program.shows("(stopped)"), program.screen());
+  REQUIRE_MESSAGE(program.shows("> "), program.screen());
   program.type("\x1b[A");  // the line before, from the history
-  REQUIRE(program.shows("2 加 2?"));
+  REQUIRE_MESSAGE(program.shows("2 加 2?"), program.screen());
   program.type("\x01\x0b");  // to its start, and kill it
   program.type("\x04");
   const int code = program.wait();
