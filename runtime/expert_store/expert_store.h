@@ -20,11 +20,15 @@ class ExpertStore {
   // returns at once and never fails (a failed read is wait()'s error).
   virtual void request(std::uint32_t layer, std::span<const std::uint32_t> experts) = 0;
 
-  // The expert's weights, valid until release(); null if they could not be had: error() says why. Any member, in any
-  // order; until release() all members get the same answer, so that all take the same way.
+  // How many experts of a layer may be held at once. A batch that needs more takes them in turns, in the order
+  // requested.
+  [[nodiscard]] virtual std::uint32_t max_held() const = 0;
+
+  // The expert's weights, held until release(); null if they could not be had: error() says why. Any member, at any
+  // time between request() and release(), side by side; all members get the same answer, so that all take the same way.
   [[nodiscard]] virtual const Mlp* wait(std::uint32_t layer, std::uint32_t expert) = 0;
 
-  // The layer is done with its experts. Called by one member.
+  // All members are done with the experts of the layer that are held. Called by one member.
   virtual void release(std::uint32_t layer) = 0;
 
   // Why the last wait() gave null.
@@ -37,6 +41,7 @@ class ResidentStore final : public ExpertStore {
   static Result<ResidentStore> create(const ModelFile& file);
 
   void request(std::uint32_t, std::span<const std::uint32_t>) override {}
+  [[nodiscard]] std::uint32_t max_held() const override { return n_experts_; }
   [[nodiscard]] const Mlp* wait(std::uint32_t layer, std::uint32_t expert) override {
     return &experts_[std::size_t{layer - first_layer_} * n_experts_ + expert];
   }

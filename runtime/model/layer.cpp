@@ -67,7 +67,9 @@ bool run_layer(const numa::Member& member, Pass& pass, const Layer& layer, std::
   }
   member.barrier();
   feed_forward(member, pass, layer);
-  return end_of_layer(member, pass);
+  const bool go_on = end_of_layer(member, pass);
+  if (layer.moe && member.index() == 0) pass.experts.release(layer.index);  // behind the barrier: nobody reads them now
+  return go_on;
 }
 
 }  // namespace r1::rt

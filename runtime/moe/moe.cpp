@@ -110,9 +110,11 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
   for (std::size_t first = 0, last = 0; first < own.groups.size(); first = last) {
     const std::uint32_t first_row = own.groups[first].first_row;
     std::uint32_t n_rows = 0;
-    for (; last < own.groups.size() && n_rows + own.groups[last].n_rows <= s.max_expert_rows; ++last) {
+    const auto fits = [&](const ExpertGroup& group) {
+      return n_rows + group.n_rows <= s.max_expert_rows && last - first < pass.experts.max_held();
+    };
+    for (; last < own.groups.size() && (last == first || fits(own.groups[last])); ++last)
       n_rows += own.groups[last].n_rows;
-    }
     // A single token's experts all read the same row.
     const bool alone = n_tokens == 1;
     const simd::Activations x = alone ? h : gather(member, pass, h, own.row_token.data(), first_row, n_rows);
@@ -133,9 +135,12 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
       own.jobs.push_back({&*w.shared_experts, h, 0, n_tokens, &s.dense, 0, nullptr, nullptr});
     }
     run_mlps(member, pass, layer, own.jobs);
-    if (last < own.groups.size()) member.barrier();  // the wave's buffers are used again
+    if (last < own.groups.size()) {  // the wave's buffers and experts give way to the next
+      member.barrier();
+      if (member.index() == 0) pass.experts.release(layer.index);
+      member.barrier();
+    }
   }
-  if (member.index() == 0) pass.experts.release(layer.index);
 }
 
 void mlp(const numa::Member& member, Pass& pass, const Layer& layer, const Mlp& w, const simd::Activations& h) {
