@@ -1,4 +1,4 @@
-// Scalar decoders: the oracle for every kernel. FORMATS: w = row_scale · (block_scale · float(codebook[code])).
+// Scalar decoders: the oracle for every kernel. FORMAT.md: w = row_scale · (block_scale · float(codebook[code])).
 #pragma once
 
 #include <cstddef>

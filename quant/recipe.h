@@ -1,4 +1,4 @@
-// Recipes: which format each tensor gets (FORMATS §8).
+// Recipes: which format each tensor gets; sizes for DeepSeek-R1 in README.md.
 #pragma once
 
 #include <cstdint>
