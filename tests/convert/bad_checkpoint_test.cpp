@@ -164,7 +164,7 @@ TEST_CASE("an index that is wrong") {
   CHECK(says(error_of(b.directory), {"index.json", "not JSON"}));
 }
 
-TEST_CASE("copies of the MTP layer must be copies; directories must be the right ones") {
+TEST_CASE("copies of the MTP layer must be copies, directories must be the right ones") {
   Broken b;
   for (auto& [name, bytes] : read_directory(b.directory)) {
     if (!name.ends_with(".safetensors")) continue;

@@ -141,7 +141,7 @@ TEST_CASE("exact weights give the reference's logits, states, attention and expe
   }
 }
 
-TEST_CASE("one batch, odd batches and single tokens agree; any number of threads gives the same bits") {
+TEST_CASE("one batch, odd batches and single tokens agree, any number of threads gives the same bits") {
   for (const std::string name : model_names) {
     CAPTURE(name);
     const Golden golden(name);

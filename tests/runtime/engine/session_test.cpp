@@ -226,7 +226,7 @@ TEST_CASE("a session file that is damaged, foreign or too large is refused and c
   CHECK(!session.save(test::temporary_directory() + "/no/such/folder/x").ok());
 }
 
-TEST_CASE("cancel ends the running append; the session goes on") {
+TEST_CASE("cancel ends the running append, the session goes on") {
   Session session = open_session("deepseek-v3-fp8", {.context_tokens = 4096, .batch_tokens = 8, .n_threads = 2});
   session.cancel();
   CHECK(session.append(numbered(8)).error().code == ErrorCode::cancelled);
