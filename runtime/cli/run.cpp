@@ -116,7 +116,8 @@ int run(const RunFlags& flags, Environment& environment) {
 
   GenerateOptions generation = flags.sampling.generation();
   if (!flags.raw) {
-    const auto stops = (*model)->chat_template()->stop_tokens();
+    const auto chat = (*model)->chat_template();  // kept: the span below points into it
+    const auto stops = chat->stop_tokens();
     generation.end_tokens.assign(stops.begin(), stops.end());
   }
   AnswerPrinter printer(environment.terminal, flags.raw ? SplitThoughts::no : SplitThoughts::yes,
