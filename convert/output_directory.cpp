@@ -56,8 +56,13 @@ Result<void> prepare_output_directory(const std::string& source, const std::stri
   if (has_config) {
     R1_TRY(const std::string text, rt::read_text_file(directory + "/config.json", max_copied_bytes));
     const auto json = rt::parse_json(text, directory);
-    if (!json || !json->is_object() || !json->contains("quantization_config") ||
-        rt::JsonObject((*json)["quantization_config"], directory).string("quant_method", "").value() != "r1") {
+    const rt::Json* method = nullptr;
+    if (json) {
+      const rt::JsonObject config(*json, directory);
+      const rt::Json* quantization = config.find("quantization_config");
+      if (quantization != nullptr) method = rt::JsonObject(*quantization, directory).find("quant_method");
+    }
+    if (method == nullptr || *method != "r1") {
       return Error{ErrorCode::invalid_argument, "holds another model's config.json; give an empty directory",
                    directory};
     }

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -54,11 +55,21 @@ Result<void> sync_parent_directory(const std::string& path) {
   return {};
 }
 
-Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& path) {
-  R1_TRY(const Descriptor file, Descriptor::open(path, O_RDONLY));
-  struct stat status {};
+namespace {
+
+// For reading. O_NONBLOCK: a named pipe must not make the open wait for a writer; for regular files it means nothing.
+Result<Descriptor> open_regular_file(const std::string& path, struct stat& status) {
+  R1_TRY(Descriptor file, Descriptor::open(path, O_RDONLY | O_NONBLOCK));
   if (::fstat(file.get(), &status) != 0) return os_error(path, "read the size");
   if (!S_ISREG(status.st_mode)) return Error{ErrorCode::io, "is not a regular file", path};
+  return file;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& path) {
+  struct stat status {};
+  R1_TRY(const Descriptor file, open_regular_file(path, status));
   auto mapped = std::shared_ptr<MappedFile>(new MappedFile());
   mapped->path_ = path;
   mapped->size_ = static_cast<std::size_t>(status.st_size);
@@ -83,10 +94,8 @@ void MappedFile::release(std::uint64_t offset_bytes, std::uint64_t length_bytes)
 }
 
 Result<std::string> read_text_file(const std::string& path, std::uint64_t max_bytes) {
-  R1_TRY(const Descriptor file, Descriptor::open(path, O_RDONLY));
   struct stat status {};
-  if (::fstat(file.get(), &status) != 0) return os_error(path, "read the size");
-  if (!S_ISREG(status.st_mode)) return Error{ErrorCode::io, "is not a regular file", path};
+  R1_TRY(const Descriptor file, open_regular_file(path, status));
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size > max_bytes) {
     return Error{ErrorCode::unsupported,
@@ -130,18 +139,30 @@ std::vector<std::byte> zstd_compress(std::span<const std::byte> bytes, int level
 
 Result<std::vector<std::byte>> zstd_decompress(std::span<const std::byte> bytes, std::uint64_t max_bytes,
                                                const std::string& where) {
-  const unsigned long long size = ZSTD_getFrameContentSize(bytes.data(), bytes.size());
-  if (size == ZSTD_CONTENTSIZE_ERROR || size == ZSTD_CONTENTSIZE_UNKNOWN) {
-    return Error{ErrorCode::corrupt, "is not a zstd frame with a known size", where};
+  const std::unique_ptr<ZSTD_DStream, decltype(&ZSTD_freeDStream)> stream(ZSTD_createDStream(), &ZSTD_freeDStream);
+  if (stream == nullptr) return Error{ErrorCode::out_of_memory, "no memory to decompress", where};
+  std::vector<std::byte> out;
+  ZSTD_inBuffer in{bytes.data(), bytes.size(), 0};
+  // Grows with what really comes out: a declared size is not to be believed.
+  constexpr std::size_t step_bytes = std::size_t{1} << 20;
+  std::size_t pending = 1;  // 0 once a frame has ended
+  while (in.pos < in.size || pending != 0) {
+    const std::size_t filled = out.size();
+    const std::uint64_t room = max_bytes - filled;
+    out.resize(filled + static_cast<std::size_t>(std::min<std::uint64_t>(step_bytes, room)));
+    ZSTD_outBuffer chunk{out.data() + filled, out.size() - filled, 0};
+    const std::size_t in_before = in.pos;
+    pending = ZSTD_decompressStream(stream.get(), &chunk, &in);
+    if (ZSTD_isError(pending) != 0) {
+      return Error{ErrorCode::corrupt, fmt::format("byte {}: zstd: {}", in.pos, ZSTD_getErrorName(pending)), where};
+    }
+    out.resize(filled + chunk.pos);
+    if (chunk.pos > 0 || in.pos > in_before) continue;
+    if (room == 0) {
+      return Error{ErrorCode::corrupt, fmt::format("zstd: holds more than the {} bytes expected", max_bytes), where};
+    }
+    if (pending != 0) return Error{ErrorCode::corrupt, "zstd: ends in the middle of a frame; is it truncated?", where};
   }
-  if (size > max_bytes) {
-    return Error{ErrorCode::corrupt, fmt::format("claims {} bytes where at most {} are expected", size, max_bytes),
-                 where};
-  }
-  std::vector<std::byte> out(size);
-  const std::size_t n = ZSTD_decompress(out.data(), out.size(), bytes.data(), bytes.size());
-  if (ZSTD_isError(n)) return Error{ErrorCode::corrupt, fmt::format("zstd: {}", ZSTD_getErrorName(n)), where};
-  out.resize(n);
   return out;
 }
 

@@ -3,26 +3,89 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace r1::rt {
+namespace {
+
+constexpr std::size_t max_depth = 64;
+
+// Builds the document from nlohmann's events. Its own builder keeps the last of two equal keys in silence, has no bound
+// on depth, and throws.
+class Builder final : public nlohmann::json_sax<Json> {
+ public:
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(number_integer_t value) override { return add(value); }
+  bool number_unsigned(number_unsigned_t value) override { return add(value); }
+  bool number_float(number_float_t value, const string_t&) override { return add(value); }
+  bool string(string_t& value) override { return add(std::move(value)); }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(std::size_t) override { return open(Json::object()); }
+  bool start_array(std::size_t) override { return open(Json::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    const auto [member, is_new] = open_.back()->get_ref<Json::object_t&>().try_emplace(std::move(name));
+    member_ = &member->second;
+    if (!is_new) problem = fmt::format("{}: the key appears twice in one object", member->first);
+    return is_new;
+  }
+  bool parse_error(std::size_t position, const std::string&, const Json::exception& error) override {
+    // nlohmann's text is one line with line and column; its prefix "[json.exception…] " helps nobody.
+    std::string_view what = error.what();
+    if (const auto end = what.find("] "); end != std::string_view::npos) what.remove_prefix(end + 2);
+    problem = fmt::format("byte {}: is not JSON: {}", position, what.substr(0, 200));
+    return false;
+  }
+
+  Json root;
+  std::string problem;  // why parsing ended early
+
+ private:
+  template <class T>
+  Json* place(T&& value) {
+    if (open_.empty()) {
+      root = std::forward<T>(value);
+      return &root;
+    }
+    if (Json& parent = *open_.back(); parent.is_array()) {
+      auto& elements = parent.get_ref<Json::array_t&>();
+      elements.emplace_back(std::forward<T>(value));
+      return &elements.back();
+    }
+    *member_ = std::forward<T>(value);
+    return member_;
+  }
+  template <class T>
+  bool add(T&& value) {
+    place(std::forward<T>(value));
+    return true;
+  }
+  bool open(Json container) {
+    if (open_.size() == max_depth) {
+      problem = fmt::format("JSON nests deeper than {} levels", max_depth);
+      return false;
+    }
+    open_.push_back(place(std::move(container)));
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  std::vector<Json*> open_;  // a container stays where it is while it is open: its parent grows only after it closes
+  Json* member_ = nullptr;   // where the value of the last key goes
+};
+
+}  // namespace
 
 Result<Json> parse_json(std::string_view text, const std::string& where) {
-  constexpr int max_depth = 64;
-  bool too_deep = false;
-  const auto watch_depth = [&](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > max_depth;
-    return !too_deep;
-  };
-  try {
-    Json json = Json::parse(text.begin(), text.end(), watch_depth);
-    if (too_deep) return Error{ErrorCode::corrupt, fmt::format("JSON nests deeper than {} levels", max_depth), where};
-    return json;
-  } catch (const Json::exception& e) {
-    // nlohmann's text is one line with line and column; its prefix "[json.exception…] " helps nobody.
-    std::string_view what = e.what();
-    if (const auto end = what.find("] "); end != std::string_view::npos) what.remove_prefix(end + 2);
-    return Error{ErrorCode::corrupt, fmt::format("is not JSON: {}", what.substr(0, 200)), where};
-  }
+  Builder builder;
+  if (!Json::sax_parse(text, &builder)) return Error{ErrorCode::corrupt, std::move(builder.problem), where};
+  return std::move(builder.root);
 }
 
 Error JsonObject::error(const char* key, std::string_view problem) const {

@@ -14,7 +14,8 @@ namespace r1::rt {
 
 using Json = nlohmann::json;
 
-// Parses text; `where` names the file. Depth is limited to 64: nothing we read nests deeper.
+// Parses text; `where` names the file. Refuses invalid UTF-8, a key that appears twice in one object, and nesting
+// deeper than 64: nothing we read nests deeper.
 [[nodiscard]] Result<Json> parse_json(std::string_view text, const std::string& where);
 
 // Fields of one object. Absent and null mean the same.

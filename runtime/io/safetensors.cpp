@@ -6,7 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <set>
+#include <tuple>
 
 #include "runtime/base/try.h"
 #include "runtime/io/json.h"
@@ -15,8 +15,6 @@ namespace r1::rt {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian and are used in place");
-
-constexpr std::uint64_t max_header_bytes = 100'000'000;  // the reference implementation's own limit
 
 struct DtypeInfo {
   Dtype dtype;
@@ -41,40 +39,6 @@ Dtype dtype_from_name(std::string_view name) {
   }
   return Dtype::other;
 }
-
-// nlohmann keeps the last of two equal keys in silence; a tensor given twice is a mistake to be told. Counts the keys
-// of the top level and of __metadata__ while parsing.
-class DuplicateFinder : public nlohmann::json_sax<Json> {
- public:
-  std::string duplicate;
-
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
-  bool start_object(std::size_t) override {
-    keys_.emplace_back();
-    return keys_.size() <= 64;
-  }
-  bool end_object() override {
-    keys_.pop_back();
-    return true;
-  }
-  bool start_array(std::size_t) override { return true; }
-  bool end_array() override { return true; }
-  bool key(string_t& key) override {
-    if (keys_.back().insert(key).second) return true;
-    duplicate = key;
-    return false;
-  }
-  bool parse_error(std::size_t, const std::string&, const Json::exception&) override { return false; }
-
- private:
-  std::vector<std::set<std::string>> keys_;
-};
 
 Error tensor_error(const std::string& path, const std::string& tensor, std::string problem) {
   return {ErrorCode::corrupt, std::move(problem), fmt::format("{}: tensor {}", path, tensor)};
@@ -123,6 +87,27 @@ Result<SafetensorsEntry> read_entry(const std::string& path, const std::string& 
   return entry;
 }
 
+// The format wants every byte of the data in exactly one tensor. entries: ascending by offset.
+Result<void> check_no_gaps(const std::string& path, std::span<const SafetensorsEntry> entries, std::uint64_t data_begin,
+                           std::uint64_t file_bytes) {
+  std::uint64_t end = data_begin;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const SafetensorsEntry& entry = entries[i];
+    if (entry.offset_bytes < end) {
+      return tensor_error(path, entry.name,
+                          fmt::format("byte {}: overlaps tensor {}", entry.offset_bytes, entries[i - 1].name));
+    }
+    if (entry.offset_bytes > end) {
+      return tensor_error(path, entry.name,
+                          fmt::format("bytes {} … {} before it belong to no tensor", end, entry.offset_bytes - 1));
+    }
+    end += entry.length_bytes;
+  }
+  if (end == file_bytes) return {};
+  return Error{ErrorCode::corrupt, fmt::format("{} bytes from byte {} on belong to no tensor", file_bytes - end, end),
+               path};
+}
+
 }  // namespace
 
 std::size_t dtype_bytes(Dtype dtype) {
@@ -139,58 +124,52 @@ const char* dtype_name(Dtype dtype) {
   return "?";
 }
 
-Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
-  SafetensorsFile result;
-  R1_TRY(result.file_, MappedFile::open(path));
-  const std::span<const std::byte> bytes = result.file_->bytes();
+Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> bytes, const std::string& path) {
   if (bytes.size() < 8) {
     return Error{ErrorCode::corrupt, fmt::format("is {} bytes long, too short for a safetensors file", bytes.size()),
                  path};
   }
   std::uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
-  if (header_bytes > max_header_bytes || header_bytes > bytes.size() - 8) {
+  if (header_bytes > max_safetensors_header_bytes || header_bytes > bytes.size() - 8) {
     return Error{ErrorCode::corrupt,
                  fmt::format("byte 0: the header's length {} exceeds {}; not a safetensors file, or truncated",
-                             header_bytes, std::min<std::uint64_t>(max_header_bytes, bytes.size() - 8)),
+                             header_bytes, std::min<std::uint64_t>(max_safetensors_header_bytes, bytes.size() - 8)),
                  path};
   }
-  const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
-  DuplicateFinder finder;
-  if (!Json::sax_parse(header.begin(), header.end(), &finder) && !finder.duplicate.empty()) {
-    return Error{ErrorCode::corrupt, fmt::format("the header names {} twice", finder.duplicate), path};
-  }
-  R1_TRY(const Json json, parse_json(header, path + ": header"));
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
+  R1_TRY(const Json json, parse_json(text, path + ": header"));
   if (!json.is_object()) return Error{ErrorCode::corrupt, "the header is not a JSON object", path};
 
-  const std::uint64_t data_begin = 8 + header_bytes, data_bytes = bytes.size() - data_begin;
+  SafetensorsHeader header;
+  const std::uint64_t data_begin = 8 + header_bytes;
   for (const auto& [name, value] : json.items()) {
     if (name == "__metadata__") {
       if (!value.is_object()) return Error{ErrorCode::corrupt, "__metadata__ is not an object", path};
-      for (const auto& [key, text] : value.items()) {
-        if (!text.is_string())
+      for (const auto& [key, entry] : value.items()) {
+        if (!entry.is_string())
           return Error{ErrorCode::corrupt, fmt::format("__metadata__: {}: is not a string", key), path};
-        result.metadata_[key] = text.get<std::string>();
+        header.metadata[key] = entry.get<std::string>();
       }
       continue;
     }
-    R1_TRY(SafetensorsEntry entry, read_entry(path, name, value, data_begin, data_bytes));
-    result.entries_.push_back(std::move(entry));
+    R1_TRY(SafetensorsEntry entry, read_entry(path, name, value, data_begin, bytes.size() - data_begin));
+    header.entries.push_back(std::move(entry));
   }
-  std::sort(result.entries_.begin(), result.entries_.end(), [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
+  std::sort(header.entries.begin(), header.entries.end(), [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
     return std::tie(a.offset_bytes, a.length_bytes, a.name) < std::tie(b.offset_bytes, b.length_bytes, b.name);
   });
-  for (std::size_t i = 0; i < result.entries_.size(); ++i) {
-    const SafetensorsEntry& entry = result.entries_[i];
-    if (i > 0) {
-      const SafetensorsEntry& before = result.entries_[i - 1];
-      if (entry.offset_bytes < before.offset_bytes + before.length_bytes) {
-        return tensor_error(path, entry.name,
-                            fmt::format("byte {}: overlaps tensor {}", entry.offset_bytes, before.name));
-      }
-    }
-    result.by_name_[entry.name] = i;
-  }
+  R1_CHECK(check_no_gaps(path, header.entries, data_begin, bytes.size()));
+  return header;
+}
+
+Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
+  SafetensorsFile result;
+  R1_TRY(result.file_, MappedFile::open(path));
+  R1_TRY(SafetensorsHeader header, parse_safetensors(result.file_->bytes(), path));
+  result.entries_ = std::move(header.entries);
+  result.metadata_ = std::move(header.metadata);
+  for (std::size_t i = 0; i < result.entries_.size(); ++i) result.by_name_[result.entries_[i].name] = i;
   return result;
 }
 
@@ -209,6 +188,12 @@ Result<void> write_safetensors(const std::string& path, std::span<const NamedTen
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::uint64_t offset = 0;
   for (const NamedTensor& tensor : tensors) {
+    std::uint64_t expected = dtype_bytes(tensor.dtype);
+    for (const std::uint64_t size : tensor.shape) expected *= size;
+    if (tensor.dtype == Dtype::other || expected != tensor.data.size() || header.contains(tensor.name)) {
+      return Error{ErrorCode::invalid_argument, "its data do not fit its shape, or its name is used twice",
+                   fmt::format("{}: tensor {}", path, tensor.name)};
+    }
     header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
                            {"shape", tensor.shape},
                            {"data_offsets", {offset, offset + tensor.data.size()}}};

@@ -27,8 +27,18 @@ struct SafetensorsEntry {
   std::uint64_t length_bytes = 0;
 };
 
-// Opens read-only and checks everything the header says: sizes, offsets inside the file, no overlap, no duplicate
+inline constexpr std::uint64_t max_safetensors_header_bytes = 100'000'000;  // the reference implementation's limit
+
+struct SafetensorsHeader {
+  std::vector<SafetensorsEntry> entries;  // ascending by offset
+  std::map<std::string, std::string> metadata;
+};
+
+// Checks everything the header of a file says: sizes, offsets inside the file, no overlap and no gap, no duplicate
 // name, length = product of shape × element size without overflow. The error names file, tensor and byte.
+[[nodiscard]] Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file, const std::string& path);
+
+// A file mapped read-only, checked so. Tensors are aligned only as far as the file has it.
 class SafetensorsFile {
  public:
   static Result<SafetensorsFile> open(const std::string& path);

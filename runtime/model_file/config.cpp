@@ -2,17 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "runtime/base/try.h"
 #include "runtime/io/json.h"
+#include "runtime/model_file/layout.h"
 
 namespace r1::rt {
 namespace {
 
-// Bounds that no model of the family comes near, and that keep every product of two below 2^62.
+// Bounds that no model of the family comes near. They keep every product of two below 2^62, and the list of the model's
+// tensors in memory.
 constexpr std::int64_t max_vocab = 1 << 24, max_width = 1 << 20, max_layers = 1 << 12, max_heads = 1 << 14,
                        max_experts = 1 << 14, max_positions = 1 << 28;
+constexpr std::uint64_t max_heads_width = 1 << 24;  // of all heads of a layer
+constexpr std::uint64_t max_tensors = 1 << 18;      // experts, or heads, of all layers
 
 constexpr std::array architectures = {"deepseek_v3", "qwen2", "qwen3", "llama"};
 
@@ -46,32 +51,49 @@ Result<void> expect_false(const JsonObject& json, const char* key) {
   return Error{ErrorCode::unsupported, fmt::format("{}: true is not supported", key), json.where()};
 }
 
-Result<RopeConfig> read_rope(const JsonObject& json) {
+// Checkpoints saved by transformers 5 keep rope_theta and the scaling together in rope_parameters.
+Result<RopeConfig> read_rope(const JsonObject& json, const ModelConfig& c) {
   RopeConfig rope;
+  const char* key = json.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   R1_TRY(rope.theta, json.number("rope_theta", 1.0, 1e12, 10000.0));
-  if (!json.has("rope_scaling")) return rope;
-  R1_TRY(const JsonObject scaling, json.object("rope_scaling"));
+  if (!json.has(key)) return rope;
+  R1_TRY(const JsonObject scaling, json.object(key));
+  R1_TRY(rope.theta, scaling.number("rope_theta", 1.0, 1e12, rope.theta));
   R1_TRY(const std::string type, scaling.string(scaling.has("rope_type") ? "rope_type" : "type", "default"));
   if (type == "default") return rope;
-  if (type == "yarn") {
-    rope.scaling = RopeScaling::yarn;
-  } else if (type == "llama3") {
-    rope.scaling = RopeScaling::llama3;
-  } else {
+  if (type != "yarn" && type != "llama3") {
     return Error{ErrorCode::unsupported, fmt::format("type: {} is not supported, only yarn and llama3", type),
                  scaling.where()};
   }
   R1_TRY(rope.factor, scaling.number("factor", 1.0, 1e6));
-  R1_TRY(rope.original_max_position_embeddings, read_size(scaling, "original_max_position_embeddings", max_positions));
+  if (type == "llama3") {
+    rope.scaling = RopeScaling::llama3;
+    R1_TRY(rope.original_max_position_embeddings,
+           read_size(scaling, "original_max_position_embeddings", max_positions));
+    R1_TRY(rope.low_freq_factor, scaling.number("low_freq_factor", 1e-6, 1e6, 1.0));
+    R1_TRY(rope.high_freq_factor, scaling.number("high_freq_factor", 1e-6, 1e6, 4.0));
+    if (rope.high_freq_factor <= rope.low_freq_factor) {
+      return scaling.error("high_freq_factor", "must be greater than low_freq_factor");
+    }
+    return rope;
+  }
+  rope.scaling = RopeScaling::yarn;
+  R1_TRY(rope.original_max_position_embeddings,
+         read_size(scaling, "original_max_position_embeddings", max_positions, c.max_position_embeddings));
   R1_TRY(rope.beta_fast, scaling.number("beta_fast", 1e-3, 1e6, 32.0));
   R1_TRY(rope.beta_slow, scaling.number("beta_slow", 1e-3, 1e6, 1.0));
-  R1_TRY(rope.mscale, scaling.number("mscale", 0.0, 1e3, 1.0));
-  R1_TRY(rope.mscale_all_dim, scaling.number("mscale_all_dim", 0.0, 1e3, 0.0));
-  R1_TRY(rope.attn_factor, scaling.number("attn_factor", 1e-6, 1e6, 1.0));
-  R1_TRY(rope.low_freq_factor, scaling.number("low_freq_factor", 1e-6, 1e6, 1.0));
-  R1_TRY(rope.high_freq_factor, scaling.number("high_freq_factor", 1e-6, 1e6, 4.0));
-  if (rope.scaling == RopeScaling::llama3 && rope.high_freq_factor <= rope.low_freq_factor) {
-    return scaling.error("high_freq_factor", "must be greater than low_freq_factor");
+  if (rope.beta_fast < rope.beta_slow) return scaling.error("beta_fast", "must not be less than beta_slow");
+  if (c.is_mla()) {
+    R1_TRY(rope.mscale, scaling.number("mscale", 0.0, 1e3, 1.0));
+    R1_TRY(rope.mscale_all_dim, scaling.number("mscale_all_dim", 0.0, 1e3, 0.0));
+  } else {
+    R1_TRY(rope.attn_factor, scaling.number("attn_factor", 1e-6, 1e6, 1.0));
+  }
+  // What would change the numbers and no checkpoint of these architectures has.
+  for (const char* unknown : {"attention_factor", c.is_mla() ? "attn_factor" : "mscale"}) {
+    if (scaling.has(unknown)) {
+      return Error{ErrorCode::unsupported, fmt::format("{}: is not supported here", unknown), scaling.where()};
+    }
   }
   return rope;
 }
@@ -87,17 +109,22 @@ Result<void> read_mla_and_moe(const JsonObject& json, ModelConfig& c) {
   R1_TRY(c.qk_nope_head_dim, read_size(json, "qk_nope_head_dim", max_width));
   R1_TRY(c.qk_rope_head_dim, read_size(json, "qk_rope_head_dim", max_width));
   R1_TRY(c.v_head_dim, read_size(json, "v_head_dim", max_width));
+  if (json.has("num_key_value_heads")) {  // says nothing in multi-head latent attention, but all have it alike
+    R1_TRY(const std::uint32_t kv_heads, read_size(json, "num_key_value_heads", max_heads));
+    if (kv_heads != c.num_attention_heads) return json.error("num_key_value_heads", "must equal num_attention_heads");
+  }
   if (c.qk_rope_head_dim % 2 != 0) return json.error("qk_rope_head_dim", "must be even");
-  R1_TRY(c.n_routed_experts, read_size(json, "n_routed_experts", max_experts, 0, 0));
+  // Where they are absent: DeepseekV3Config's defaults.
+  R1_TRY(c.n_routed_experts, read_size(json, "n_routed_experts", max_experts, 256, 0));
   if (c.n_routed_experts > 0) {
-    R1_TRY(c.n_shared_experts, read_size(json, "n_shared_experts", 64, 0, 0));
-    R1_TRY(c.num_experts_per_tok, read_size(json, "num_experts_per_tok", 256));
+    R1_TRY(c.n_shared_experts, read_size(json, "n_shared_experts", 64, 1, 0));
+    R1_TRY(c.num_experts_per_tok, read_size(json, "num_experts_per_tok", 256, 8));
     R1_TRY(c.moe_intermediate_size, read_size(json, "moe_intermediate_size", max_width));
-    R1_TRY(c.first_k_dense_replace, read_size(json, "first_k_dense_replace", max_layers, 0, 0));
-    R1_TRY(c.n_group, read_size(json, "n_group", max_experts, 1));
-    R1_TRY(c.topk_group, read_size(json, "topk_group", max_experts, 1));
+    R1_TRY(c.first_k_dense_replace, read_size(json, "first_k_dense_replace", max_layers, 3, 0));
+    R1_TRY(c.n_group, read_size(json, "n_group", max_experts, 8));
+    R1_TRY(c.topk_group, read_size(json, "topk_group", max_experts, 4));
     R1_TRY(c.norm_topk_prob, json.boolean("norm_topk_prob", true));
-    R1_TRY(const double factor, json.number("routed_scaling_factor", -1e6, 1e6, 1.0));
+    R1_TRY(const double factor, json.number("routed_scaling_factor", -1e6, 1e6, 2.5));
     c.routed_scaling_factor = static_cast<float>(factor);
     if (c.first_k_dense_replace > c.num_hidden_layers) {
       return json.error("first_k_dense_replace", "is more than num_hidden_layers");
@@ -112,6 +139,9 @@ Result<void> read_mla_and_moe(const JsonObject& json, ModelConfig& c) {
     }
     if (std::uint64_t{c.n_shared_experts} * c.moe_intermediate_size > max_width) {
       return json.error("n_shared_experts", "times moe_intermediate_size is too large");
+    }
+    if (std::uint64_t{c.n_routed_experts} * c.num_hidden_layers > max_tensors) {
+      return json.error("n_routed_experts", fmt::format("times num_hidden_layers is more than {}", max_tensors));
     }
   }
   R1_TRY(c.num_nextn_predict_layers, read_size(json, "num_nextn_predict_layers", 1, 0, 0));
@@ -132,6 +162,7 @@ Result<void> read_grouped_query(const JsonObject& json, ModelConfig& c) {
   R1_TRY(c.head_dim, read_size(json, "head_dim", max_width, std::max<std::int64_t>(default_head_dim, 1)));
   if (c.head_dim % 2 != 0) return json.error("head_dim", "must be even");
   R1_CHECK(expect_false(json, "use_sliding_window"));
+  R1_CHECK(expect_false(json, "use_mrope"));
   R1_CHECK(expect_false(json, "mlp_bias"));
   c.attention_bias = c.architecture == Architecture::qwen2;
   c.qk_norm = c.architecture == Architecture::qwen3;
@@ -145,6 +176,12 @@ Result<void> read_quantization(const JsonObject& json, ModelConfig& c) {
   R1_TRY(const std::string method, quantization.string("quant_method"));
   if (method == "r1") {
     R1_TRY(const std::int64_t version, quantization.integer("format_version", 1, 1 << 20));
+    if (version > format_version) {
+      return Error{
+          ErrorCode::unsupported,
+          fmt::format("format_version: {} is newer than the {} this r1rt reads; update r1rt", version, format_version),
+          quantization.where()};
+    }
     c.r1_format_version = static_cast<int>(version);
     R1_TRY(c.r1_recipe, quantization.string("recipe", ""));
     return {};
@@ -156,7 +193,7 @@ Result<void> read_quantization(const JsonObject& json, ModelConfig& c) {
   R1_CHECK(expect_string(quantization, "fmt", "e4m3"));
   const Json* block = quantization.find("weight_block_size");
   if (block == nullptr || !block->is_array() || block->size() != 2) {
-    return quantization.error("weight_block_size", "must be two integers");
+    return quantization.error("weight_block_size", "must be two integers of 1 … 65536");
   }
   for (const Json& side : *block) {
     if (!side.is_number_unsigned() || side.get<std::uint64_t>() < 1 || side.get<std::uint64_t>() > 1 << 16) {
@@ -195,6 +232,7 @@ Result<ModelConfig> parse_config(std::string_view text, const std::string& where
   if (!document.is_object()) return Error{ErrorCode::corrupt, "is not a JSON object", where};
   const JsonObject json(document, where);
   ModelConfig c;
+  R1_CHECK(read_quantization(json, c));  // first: a newer format may have changed all the rest
   R1_TRY(c.architecture, read_architecture(json));
   R1_TRY(c.vocab_size, read_size(json, "vocab_size", max_vocab));
   R1_TRY(c.hidden_size, read_size(json, "hidden_size", max_width));
@@ -206,7 +244,7 @@ Result<ModelConfig> parse_config(std::string_view text, const std::string& where
   c.rms_norm_eps = static_cast<float>(eps);
   R1_TRY(c.tie_word_embeddings, json.boolean("tie_word_embeddings", false));
   R1_CHECK(expect_string(json, "hidden_act", "silu"));
-  R1_TRY(c.rope, read_rope(json));
+  R1_TRY(c.rope, read_rope(json, c));
   if (c.is_mla()) {
     c.num_key_value_heads = c.num_attention_heads;
     R1_CHECK(read_mla_and_moe(json, c));
@@ -218,7 +256,6 @@ Result<ModelConfig> parse_config(std::string_view text, const std::string& where
                  : c.head_dim;
   if (head_width * c.num_attention_heads > 1u << 24)
     return json.error("num_attention_heads", "times the heads' width is too large");
-  R1_CHECK(read_quantization(json, c));
   R1_CHECK(read_special_tokens(json, c));
   return c;
 }

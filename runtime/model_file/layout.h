@@ -46,7 +46,7 @@ struct ParsedBlobMetadata {
 
 // Keys of __metadata__ that describe the shard, not a blob.
 inline constexpr const char* key_format_version = "r1.format_version";
-inline constexpr const char* key_fingerprint =
-    "r1.fingerprint";  // of source and recipe: a rerun keeps a shard that matches
+// Of source and recipe: the same in all shards of a model; a rerun of the converter keeps a shard that matches.
+inline constexpr const char* key_fingerprint = "r1.fingerprint";
 
 }  // namespace r1::rt

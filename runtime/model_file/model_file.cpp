@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <set>
 
 #include "runtime/base/try.h"
 #include "runtime/io/json.h"
@@ -14,14 +15,15 @@ namespace {
 constexpr std::uint64_t max_config_bytes = 16 << 20;
 constexpr std::uint64_t max_index_bytes = 256 << 20;
 
-// weight_map of model.safetensors.index.json: blob → shard's file name.
-Result<std::map<std::string, std::string, std::less<>>> read_weight_map(const std::string& path) {
+using WeightMap = std::map<std::string, std::string, std::less<>>;  // blob → shard's file name
+
+Result<WeightMap> read_weight_map(const std::string& path) {
   R1_TRY(const std::string text, read_text_file(path, max_index_bytes));
   R1_TRY(const Json document, parse_json(text, path));
   const JsonObject json(document, path);
   R1_TRY(const JsonObject weight_map, json.object("weight_map"));
-  std::map<std::string, std::string, std::less<>> result;
-  for (const auto& [name, file] : (*json.find("weight_map")).items()) {
+  WeightMap result;
+  for (const auto& [name, file] : json.find("weight_map")->items()) {
     if (!file.is_string()) return weight_map.error(name.c_str(), "must be a file name");
     const auto shard = file.get<std::string>();
     if (shard.empty() || shard.find('/') != std::string::npos || shard == "." || shard == "..") {
@@ -30,6 +32,77 @@ Result<std::map<std::string, std::string, std::less<>>> read_weight_map(const st
     result[name] = shard;
   }
   return result;
+}
+
+// The index names exactly the blobs that the config asks for.
+Result<void> check_names(const WeightMap& weight_map, const std::vector<BlobSpec>& specs, const std::string& path) {
+  std::set<std::string_view> wanted;
+  for (const BlobSpec& spec : specs) {
+    wanted.insert(spec.name);
+    if (!weight_map.contains(spec.name)) return Error{ErrorCode::corrupt, "does not name tensor " + spec.name, path};
+  }
+  for (const auto& [name, file] : weight_map) {
+    if (!wanted.contains(name)) {
+      return Error{ErrorCode::corrupt, fmt::format("names tensor {}, which config.json does not ask for", name), path};
+    }
+  }
+  return {};
+}
+
+// A shard of this format version whose tensors the index knows, and knows to be here.
+Result<SafetensorsFile> open_shard(const std::string& directory, const std::string& name, const WeightMap& weight_map) {
+  const std::string path = directory + "/" + name;
+  R1_TRY(SafetensorsFile shard, SafetensorsFile::open(path));
+  const auto version = shard.metadata().find(key_format_version);
+  if (version == shard.metadata().end()) {
+    return Error{ErrorCode::corrupt, fmt::format("__metadata__: {}: is missing", key_format_version), path};
+  }
+  if (version->second != std::to_string(format_version)) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("__metadata__: {}: {} is not the {} this r1rt reads; update r1rt", key_format_version,
+                             version->second.substr(0, 20), format_version),
+                 path};
+  }
+  for (const SafetensorsEntry& entry : shard.entries()) {
+    const auto named = weight_map.find(entry.name);
+    if (named == weight_map.end() || named->second != name) {
+      return Error{ErrorCode::corrupt, "the index does not say that it is in this shard",
+                   fmt::format("{}: tensor {}", path, entry.name)};
+    }
+  }
+  return shard;
+}
+
+const std::string& fingerprint_of(const SafetensorsFile& shard) {
+  static const std::string none;
+  const auto found = shard.metadata().find(key_fingerprint);
+  return found == shard.metadata().end() ? none : found->second;
+}
+
+Result<BlobInfo> read_blob(const BlobSpec& spec, const SafetensorsFile& shard) {
+  const std::string where = fmt::format("{}: tensor {}", shard.path(), spec.name);
+  const SafetensorsEntry* entry = shard.find(spec.name);
+  if (entry == nullptr) return Error{ErrorCode::corrupt, "is missing, though the index names it", where};
+  const auto text = shard.metadata().find(spec.name);
+  if (text == shard.metadata().end()) return Error{ErrorCode::corrupt, "has no entry in __metadata__", where};
+  R1_TRY(const ParsedBlobMetadata parsed, parse_blob_metadata(spec, text->second, where));
+  if (entry->dtype != Dtype::u8 || entry->length_bytes != parsed.stored.length_bytes) {
+    return Error{ErrorCode::corrupt,
+                 fmt::format("is {} bytes of {}, expected {} of U8", entry->length_bytes, dtype_name(entry->dtype),
+                             parsed.stored.length_bytes),
+                 where};
+  }
+  if (entry->offset_bytes % page_bytes != 0) {
+    return Error{ErrorCode::corrupt,
+                 fmt::format("byte {}: does not start on a page of {} bytes", entry->offset_bytes, page_bytes), where};
+  }
+  BlobInfo blob{spec.name, shard.path(), entry->offset_bytes, entry->length_bytes, parsed.xxh3, {}};
+  const std::byte* bytes = shard.data(*entry).data();
+  blob.parts.reserve(parsed.stored.parts.size());
+  for (const PartLayout& part : parsed.stored.parts) {
+    blob.parts.push_back({part.format, part.layout, bytes + part.offset_bytes});
+  }
+  return blob;
 }
 
 }  // namespace
@@ -57,61 +130,28 @@ Result<std::shared_ptr<const ModelFile>> ModelFile::open(const std::string& dire
                  "is a checkpoint, not an r1rt model; convert it with: r1-quantize " + directory + " OUT_DIR",
                  directory};
   }
-  if (state.config.r1_format_version > format_version) {
-    return Error{ErrorCode::unsupported,
-                 fmt::format("format version {} is newer than the {} this r1rt reads; update r1rt",
-                             state.config.r1_format_version, format_version),
-                 config_path};
-  }
 
-  R1_TRY(const auto weight_map, read_weight_map(directory + "/model.safetensors.index.json"));
+  const std::string index_path = directory + "/model.safetensors.index.json";
+  R1_TRY(const WeightMap weight_map, read_weight_map(index_path));
   const std::vector<BlobSpec> specs = expected_blobs(state.config);
+  R1_CHECK(check_names(weight_map, specs, index_path));
   for (const BlobSpec& spec : specs) {
-    const auto found = weight_map.find(spec.name);
-    if (found == weight_map.end()) {
-      return Error{ErrorCode::corrupt, "does not name tensor " + spec.name,
-                   directory + "/model.safetensors.index.json"};
-    }
-    const std::string& shard_file = found->second;
-    const std::string path = directory + "/" + shard_file;
+    const std::string& shard_file = weight_map.find(spec.name)->second;
     auto shard = state.shards.find(shard_file);
     if (shard == state.shards.end()) {
-      R1_TRY(SafetensorsFile opened, SafetensorsFile::open(path));
+      R1_TRY(SafetensorsFile opened, open_shard(directory, shard_file, weight_map));
       shard = state.shards.emplace(shard_file, std::move(opened)).first;
-    }
-    const SafetensorsFile& file = shard->second;
-    const std::string where = path + ": tensor " + spec.name;
-    const SafetensorsEntry* entry = file.find(spec.name);
-    if (entry == nullptr) return Error{ErrorCode::corrupt, "is missing, though the index names it", where};
-    const auto text = file.metadata().find(spec.name);
-    if (text == file.metadata().end()) return Error{ErrorCode::corrupt, "has no entry in __metadata__", where};
-    R1_TRY(const ParsedBlobMetadata parsed, parse_blob_metadata(spec, text->second, where));
-    if (entry->dtype != Dtype::u8 || entry->length_bytes != parsed.stored.length_bytes) {
-      return Error{ErrorCode::corrupt,
-                   fmt::format("is {} bytes of {}, expected {} of U8", entry->length_bytes, dtype_name(entry->dtype),
-                               parsed.stored.length_bytes),
-                   where};
-    }
-    if (entry->offset_bytes % page_bytes != 0) {
-      return Error{ErrorCode::corrupt,
-                   fmt::format("byte {}: does not start on a page of {} bytes", entry->offset_bytes, page_bytes),
-                   where};
-    }
-    BlobInfo blob{spec.name, path, entry->offset_bytes, entry->length_bytes, parsed.xxh3, {}};
-    const std::byte* bytes = file.data(*entry).data();
-    for (const PartLayout& part : parsed.stored.parts) {
-      blob.parts.push_back({part.format, part.layout, bytes + part.offset_bytes});
-    }
-    state.by_name[spec.name] = state.blobs.size();
-    state.blobs.push_back(std::move(blob));
-  }
-  if (weight_map.size() != specs.size()) {
-    for (const auto& [name, file] : weight_map) {
-      if (!state.by_name.contains(name)) {
-        return Error{ErrorCode::corrupt, fmt::format("names tensor {}, which this architecture does not have", name),
-                     directory + "/model.safetensors.index.json"};
+      const SafetensorsFile& first = state.shards.begin()->second;
+      if (fingerprint_of(shard->second) != fingerprint_of(first)) {
+        return Error{ErrorCode::corrupt,
+                     fmt::format("is of another conversion than {}: {} is {}, not {}; convert or copy the model again",
+                                 first.path(), key_fingerprint, fingerprint_of(shard->second), fingerprint_of(first)),
+                     shard->second.path()};
       }
     }
+    R1_TRY(BlobInfo blob, read_blob(spec, shard->second));
+    state.by_name[spec.name] = state.blobs.size();
+    state.blobs.push_back(std::move(blob));
   }
   return std::shared_ptr<const ModelFile>(std::move(model));
 }
@@ -136,7 +176,7 @@ Result<void> ModelFile::verify(const BlobInfo& blob) const {
   if (found == blob.xxh3) return {};
   return Error{ErrorCode::corrupt,
                fmt::format("bytes {} … {}: checksum {:016x}, expected {:016x}; convert or copy this shard again",
-                           blob.offset_bytes, blob.offset_bytes + blob.length_bytes, found, blob.xxh3),
+                           blob.offset_bytes, blob.offset_bytes + blob.length_bytes - 1, found, blob.xxh3),
                fmt::format("{}: tensor {}", blob.file, blob.name)};
 }
 

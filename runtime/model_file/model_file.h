@@ -16,7 +16,6 @@
 
 namespace r1::rt {
 
-
 struct BlobInfo {
   std::string name;
   std::string file;                       // shard's path
@@ -29,7 +28,8 @@ struct BlobInfo {
 class ModelFile {
  public:
   // Reads config.json, the index and every shard's header, checks names, shapes, formats, offsets and sizes against
-  // expected_blobs(config), and maps the shards. Checksums are verified by verify() alone (it reads every byte).
+  // expected_blobs(config), that all shards are of one conversion, and maps them. Checksums are verified by verify()
+  // alone (it reads every byte).
   static Result<std::shared_ptr<const ModelFile>> open(const std::string& directory);
 
   [[nodiscard]] const std::string& directory() const;

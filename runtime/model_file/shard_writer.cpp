@@ -5,13 +5,14 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "runtime/base/try.h"
 #include "runtime/io/json.h"
 #include "runtime/io/safetensors.h"
-#include "runtime/model_file/model_file.h"
 
 namespace r1::rt {
 namespace {
@@ -63,7 +64,10 @@ Result<std::unique_ptr<ShardWriter>> ShardWriter::create(const std::string& path
   const std::string partial = path + ".partial";
   R1_TRY(Descriptor file, Descriptor::open(partial, O_RDWR | O_CREAT | O_TRUNC, 0644));
   auto writer = std::unique_ptr<ShardWriter>(new ShardWriter(path, std::move(file), std::move(blobs), fingerprint));
-  const int error = ::posix_fallocate(writer->file_.get(), 0, static_cast<off_t>(writer->file_bytes_));
+  int error = 0;
+  do {
+    error = ::posix_fallocate(writer->file_.get(), 0, static_cast<off_t>(writer->file_bytes_));
+  } while (error == EINTR);
   if (error != 0) {
     errno = error;
     Error failure = os_error(partial, fmt::format("reserve {} bytes", writer->file_bytes_).c_str());
@@ -74,6 +78,12 @@ Result<std::unique_ptr<ShardWriter>> ShardWriter::create(const std::string& path
 }
 
 Result<void> ShardWriter::write_piece(std::size_t index, std::uint64_t offset_bytes, std::span<const std::byte> bytes) {
+  const std::uint64_t length = blobs_[index].stored.length_bytes;
+  if (offset_bytes > length || bytes.size() > length - offset_bytes) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("{} bytes at byte {} do not fit its {} bytes", bytes.size(), offset_bytes, length),
+                 fmt::format("{}.partial: tensor {}", path_, blobs_[index].spec.name)};
+  }
   auto written = write_all(file_.get(), path_ + ".partial", bytes, offsets_bytes_[index] + offset_bytes);
   if (written) return {};
   Error error = std::move(written).error();
@@ -82,6 +92,11 @@ Result<void> ShardWriter::write_piece(std::size_t index, std::uint64_t offset_by
 }
 
 Result<void> ShardWriter::write_blob(std::size_t index, std::span<const std::byte> bytes) {
+  if (bytes.size() != blobs_[index].stored.length_bytes) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("{} bytes given, {} planned", bytes.size(), blobs_[index].stored.length_bytes),
+                 fmt::format("{}.partial: tensor {}", path_, blobs_[index].spec.name)};
+  }
   R1_CHECK(write_piece(index, 0, bytes));
   checksums_[index] = XXH3_64bits(bytes.data(), bytes.size());
   written_[index] = 1;

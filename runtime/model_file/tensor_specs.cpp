@@ -157,6 +157,8 @@ quant::Format matrix_format(const ModelConfig& config, const quant::Recipe& reci
   constexpr std::uint64_t small_model_parameters = 3'000'000'000;
   quant::TensorPlace place;
   place.tensor_class = matrix.tensor_class;
+  // A tied embedding is the head as well, and gets the head's format.
+  if (config.tie_word_embeddings && place.tensor_class == TensorClass::embed) place.tensor_class = TensorClass::head;
   place.layer = blob.layer;
   place.n_layers = static_cast<int>(config.num_hidden_layers);
   place.in_mtp_layer = blob.layer >= place.n_layers;

@@ -28,8 +28,8 @@ enum class PartRule : std::uint8_t {
 
 // One blob = one tensor of the model directory.
 struct BlobSpec {
-  std::string
-      name;  // in the directory: the checkpoint's name, "model.layers.3.mlp.experts.7", "….self_attn.k_b_proj.weight"
+  // In the directory: the checkpoint's name, "model.layers.3.mlp.experts.7", "….self_attn.k_b_proj.weight".
+  std::string name;
   PartRule rule = PartRule::whole;
   int layer = -1;  // −1 outside the layers; num_hidden_layers … for MTP layers
   int expert = -1;

@@ -1,0 +1,42 @@
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "runtime/model_file/model_file.h"
+
+// The input is the shard of a model directory whose other files are right (tests/fuzz/model).
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const std::string directory = [] {
+    const std::string memory = std::filesystem::exists("/dev/shm") ? "/dev/shm" : "/tmp";
+    std::string path = memory + "/r1-fuzz-" + std::to_string(::getpid());
+    std::filesystem::create_directories(path);
+    for (const char* name : {"config.json", "model.safetensors.index.json"}) {
+      std::filesystem::copy_file(std::string(R1_FUZZ_DIR "/model/") + name, path + "/" + name,
+                                 std::filesystem::copy_options::overwrite_existing);
+    }
+    std::atexit([] {
+      std::filesystem::remove_all((std::filesystem::exists("/dev/shm") ? "/dev/shm/r1-fuzz-" : "/tmp/r1-fuzz-") +
+                                  std::to_string(::getpid()));
+    });
+    return path;
+  }();
+  std::ofstream(directory + "/common.safetensors", std::ios::binary)
+      .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
+  const auto model = r1::rt::ModelFile::open(directory);
+  if (!model) {
+    if (model.error().message.empty()) std::abort();
+    return 0;
+  }
+  for (const auto& blob : (*model)->blobs()) {
+    (void)(*model)->verify(blob);
+    for (const auto& part : blob.parts) {
+      const auto last = reinterpret_cast<std::uintptr_t>(part.blob) + part.layout.bytes;
+      if (last > reinterpret_cast<std::uintptr_t>(blob.parts[0].blob) + blob.length_bytes) std::abort();
+    }
+  }
+  return 0;
+}
