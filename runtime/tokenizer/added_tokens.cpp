@@ -5,6 +5,7 @@
 #include <unicode/utf8.h>
 
 #include "runtime/base/try.h"
+#include "runtime/tokenizer/token_strings.h"
 
 namespace r1::rt {
 namespace {
@@ -25,11 +26,11 @@ UChar32 character_at(std::string_view text, std::size_t at, std::size_t* length)
   return c;
 }
 
-// \w of the reference: letters, marks, decimal digits, connector punctuation.
+// \w of the reference: letters, marks, decimal digits, connector punctuation, joiners.
 bool is_word(UChar32 c) {
   const auto mask = U_GET_GC_MASK(c);
   return (mask & (U_GC_L_MASK | U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||
-         u_hasBinaryProperty(c, UCHAR_ALPHABETIC);
+         u_hasBinaryProperty(c, UCHAR_ALPHABETIC) || u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
 }
 
 bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
@@ -40,15 +41,26 @@ bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
 
 }  // namespace
 
-Result<AddedTokens> AddedTokens::load(const Json* list, const std::string& where) {
+void AddedTokens::Trie::add(std::string_view text, std::int32_t token) {
+  starts[static_cast<std::uint8_t>(text[0])] = true;
+  std::uint32_t node = 0;
+  for (const char c : text) {
+    const auto fresh = static_cast<std::uint32_t>(nodes.size());
+    const auto [next, is_fresh] = nodes[node].next.emplace(static_cast<std::uint8_t>(c), fresh);
+    node = next->second;
+    if (is_fresh) nodes.emplace_back();
+  }
+  nodes[node].token = token;
+}
+
+Result<AddedTokens> AddedTokens::load(const Json* list, const Normalizer& normalizer, const std::string& where) {
   AddedTokens result;
-  for (auto& trie : result.tries_) trie.emplace_back();
-  if (list == nullptr || list->is_null()) return result;
+  if (list == nullptr) return result;
   if (!list->is_array()) return Error{ErrorCode::corrupt, "added_tokens: must be a list", where};
   for (std::size_t i = 0; i < list->size(); ++i) {
     const JsonObject json((*list)[i], fmt::format("{}: added token {}", where, i));
     AddedToken token;
-    R1_TRY(const std::int64_t id, json.integer("id", 0, (1 << 24) - 1));
+    R1_TRY(const std::int64_t id, json.integer("id", 0, max_token_id));
     token.id = static_cast<Token>(id);
     R1_TRY(token.content, json.string("content"));
     R1_TRY(token.special, json.boolean("special", false));
@@ -57,55 +69,53 @@ Result<AddedTokens> AddedTokens::load(const Json* list, const std::string& where
     R1_TRY(token.rstrip, json.boolean("rstrip", false));
     R1_TRY(token.single_word, json.boolean("single_word", false));
     if (token.content.empty() || token.content.size() > 4096) return json.error("content", "must be 1 … 4096 bytes");
-    if (result.by_id_.contains(token.id)) return json.error("id", fmt::format("{} is given twice", token.id));
-    result.by_id_[token.id] = result.tokens_.size();
-    result.by_content_.emplace(token.content, result.tokens_.size());
-    auto& trie = result.tries_[token.normalized];
-    std::uint32_t node = 0;
-    for (const char c : token.content) {
-      const auto byte = static_cast<std::uint8_t>(c);
-      auto next = trie[node].next.find(byte);
-      if (next == trie[node].next.end()) {
-        next = trie[node].next.emplace(byte, static_cast<std::uint32_t>(trie.size())).first;
-        const std::uint32_t fresh = next->second;
-        trie.emplace_back();
-        node = fresh;
-      } else {
-        node = next->second;
-      }
+    const auto index = static_cast<std::int32_t>(result.tokens_.size());
+    if (!result.by_id_.emplace(token.id, index).second)
+      return json.error("id", fmt::format("{} is given twice", token.id));
+    if (!result.by_content_.emplace(token.content, index).second)
+      return json.error("content", fmt::format("{} is given twice", token.content));
+    // One that is looked for in normalized text has to be normalized itself.
+    std::string storage;
+    std::string_view pattern = token.content;
+    if (token.normalized) {
+      R1_TRY(pattern, normalizer.apply(token.content, storage));
     }
-    trie[node].token = static_cast<std::int32_t>(result.tokens_.size());
+    result.tries_[token.normalized].add(pattern, index);
     result.tokens_.push_back(std::move(token));
   }
   return result;
 }
 
-std::int32_t AddedTokens::longest_match(std::string_view text, std::size_t at, bool normalized) const {
-  const auto& trie = tries_[normalized];
+std::int32_t AddedTokens::longest_match(const Trie& trie, std::string_view text, std::size_t at, std::size_t* end) {
   std::int32_t best = -1;
   std::uint32_t node = 0;
   for (; at < text.size(); ++at) {
-    const auto next = trie[node].next.find(static_cast<std::uint8_t>(text[at]));
-    if (next == trie[node].next.end()) break;
+    const auto next = trie.nodes[node].next.find(static_cast<std::uint8_t>(text[at]));
+    if (next == trie.nodes[node].next.end()) break;
     node = next->second;
-    if (trie[node].token >= 0) best = trie[node].token;
+    if (trie.nodes[node].token >= 0) {
+      best = trie.nodes[node].token;
+      *end = at + 1;
+    }
   }
   return best;
 }
 
 std::vector<Segment> AddedTokens::split(std::string_view text, bool normalized) const {
+  const Trie& trie = tries_[normalized];
   std::vector<Segment> segments;
   std::size_t done = 0;
   for (std::size_t at = 0; at < text.size();) {
-    const std::int32_t match = longest_match(text, at, normalized);
+    std::size_t begin = at, end = at;
+    const std::int32_t match =
+        trie.starts[static_cast<std::uint8_t>(text[at])] ? longest_match(trie, text, at, &end) : -1;
     if (match < 0) {
       ++at;
       continue;
     }
     const AddedToken& token = tokens_[static_cast<std::size_t>(match)];
-    std::size_t begin = at, end = at + token.content.size();
     if (token.single_word && !stands_alone(text, begin, end)) {
-      ++at;
+      at = end;
       continue;
     }
     if (token.lstrip) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <queue>
 
 #include "runtime/base/try.h"
@@ -10,9 +11,10 @@
 namespace r1::rt {
 namespace {
 
-constexpr std::int64_t max_token_id = (1 << 24) - 1;
+// Up to here, looking through all pairs at each step is faster than a queue.
+constexpr std::size_t max_short_bytes = 64;
 
-std::uint64_t pair_key(Token left, Token right) {
+std::uint64_t pair_of(Token left, Token right) {
   return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right);
 }
 
@@ -32,108 +34,156 @@ struct Symbol {
 
 }  // namespace
 
-Result<Bpe> Bpe::load(const Json& model, const std::string& where) {
+Result<Bpe> Bpe::make(TokenizerFile& file, const std::string& where) {
   Bpe bpe;
-  const JsonObject json(model, where);
+  const Json* model = JsonObject(file.document, where).find("model");
+  if (model == nullptr || !model->is_object()) return Error{ErrorCode::corrupt, "model: must be an object", where};
+  const JsonObject json(*model, where + ": model");
   R1_TRY(const std::string type, json.string("type", "BPE"));
-  if (type != "BPE")
-    return Error{ErrorCode::unsupported, fmt::format("type {} is not supported, only BPE", type), where};
+  if (type != "BPE") {
+    return Error{ErrorCode::unsupported, fmt::format("type {} is not supported, only BPE", type), json.where()};
+  }
   R1_TRY(const bool byte_fallback, json.boolean("byte_fallback", false));
   if (byte_fallback) return json.error("byte_fallback", "is not supported, only byte-level vocabularies are");
   R1_TRY(bpe.ignore_merges_, json.boolean("ignore_merges", false));
+  R1_TRY(const double dropout, json.number("dropout", 0, 1, 0));
+  if (dropout > 0) return json.error("dropout", "is not supported: the same text would get different ids");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     R1_TRY(const std::string affix, json.string(key, ""));
     if (!affix.empty()) return json.error(key, "is not supported");
   }
+  if (!file.has_vocab) return json.error("vocab", "must be an object");
+  if (!file.has_merges) return json.error("merges", "must be a list");
 
-  const Json* vocab = json.find("vocab");
-  if (vocab == nullptr || !vocab->is_object()) return json.error("vocab", "must be an object");
-  bpe.id_of_text_.reserve(vocab->size());
-  bpe.id_of_bytes_.reserve(vocab->size());
   bpe.id_of_byte_.fill(-1);
-  for (const auto& [text, value] : vocab->items()) {
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > static_cast<std::uint64_t>(max_token_id)) {
-      return json.error("vocab", fmt::format("the id of {} is not an integer of 0 … {}", text, max_token_id));
-    }
-    const auto id = value.get<Token>();
-    const auto index = static_cast<std::size_t>(id);
-    if (index >= bpe.bytes_.size()) {
-      bpe.bytes_.resize(index + 1);
-      bpe.present_.resize(index + 1);
-    }
-    if (bpe.present_[index])
-      return json.error("vocab", fmt::format("id {} is given twice, the second time to {}", id, text));
-    // What is not of the byte alphabet (a special token listed here too) stands for itself.
-    std::string bytes = bytes_of_token_text(text).value_or(text);
-    if (bytes.size() == 1) bpe.id_of_byte_[static_cast<std::uint8_t>(bytes[0])] = id;
-    bpe.id_of_bytes_.emplace(bytes, id);
-    bpe.id_of_text_.emplace(text, id);
-    bpe.bytes_[index] = std::move(bytes);
-    bpe.present_[index] = 1;
+  for (Token id = 0; id < file.vocab.end_id(); ++id) {
+    const auto text = file.vocab.at(id);
+    if (!text) continue;
+    // What is not of the byte alphabet (a special token listed here too) stands for itself, and no text becomes it.
+    const auto bytes = bytes_of_token_text(*text);
+    bpe.bytes_.set(id, bytes ? *bytes : *text);
+    if (bytes) bpe.bytes_.make_findable(id);
+    if (bytes && bytes->size() == 1) bpe.id_of_byte_[static_cast<std::uint8_t>((*bytes)[0])] = id;
   }
-
-  const Json* merges = json.find("merges");
-  if (merges == nullptr || !merges->is_array()) return json.error("merges", "must be a list");
-  bpe.merges_.reserve(merges->size());
-  std::uint32_t rank = 0;
-  for (const Json& merge : *merges) {
-    const auto broken = [&](std::string_view problem) {
-      return json.error("merges", fmt::format("merge {}: {}", rank, problem));
-    };
-    std::string left, right;
-    if (merge.is_string()) {
-      const auto& text = merge.get_ref<const std::string&>();
-      const auto space = text.find(' ');
-      if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
-        return broken("must be two tokens with a space between");
-      left = text.substr(0, space);
-      right = text.substr(space + 1);
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      left = merge[0].get<std::string>();
-      right = merge[1].get<std::string>();
-    } else {
-      return broken("must be two tokens");
-    }
-    const auto a = bpe.id_of_text_.find(left), b = bpe.id_of_text_.find(right),
-               merged = bpe.id_of_text_.find(left + right);
-    if (a == bpe.id_of_text_.end()) return broken(fmt::format("{} is not in the vocabulary", left));
-    if (b == bpe.id_of_text_.end()) return broken(fmt::format("{} is not in the vocabulary", right));
-    if (merged == bpe.id_of_text_.end()) return broken(fmt::format("{} is not in the vocabulary", left + right));
-    bpe.merges_.try_emplace(pair_key(a->second, b->second), Merge{rank, merged->second});
-    ++rank;
-  }
+  R1_CHECK(bpe.add_merges(file, json.where()));
+  bpe.texts_ = std::move(file.vocab);
+  bpe.merges_to_itself_ = std::make_unique<std::atomic<std::uint8_t>[]>(static_cast<std::size_t>(bpe.end_id()));
   return bpe;
 }
 
-const Bpe::Merge* Bpe::find_merge(Token left, Token right) const {
-  const auto it = merges_.find(pair_key(left, right));
-  return it == merges_.end() ? nullptr : &it->second;
+Result<void> Bpe::add_merges(const TokenizerFile& file, const std::string& where) {
+  std::size_t n_slots = 64;
+  while (n_slots < 2 * file.merges.size()) n_slots *= 2;
+  merges_.resize(n_slots);
+  std::uint32_t rank = 0;
+  for (const MergeNames& names : file.merges) {
+    const std::string_view both =
+        std::string_view(file.merge_block).substr(names.offset, std::size_t{names.left_length} + names.right_length);
+    Token ids[3] = {};
+    const std::string_view texts[3] = {both.substr(0, names.left_length), both.substr(names.left_length), both};
+    for (int i = 0; i < 3; ++i) {
+      const auto id = file.vocab.find(texts[i]);
+      if (!id) {
+        return Error{ErrorCode::corrupt,
+                     fmt::format("merges: merge {}: {} is not in the vocabulary", rank, texts[i].substr(0, 200)),
+                     where};
+      }
+      ids[i] = *id;
+    }
+    // Of two merges of one pair the later counts, as in the reference.
+    const std::uint64_t pair = pair_of(ids[0], ids[1]);
+    merges_[slot_of(pair)] = {pair, rank++, ids[2]};
+  }
+  return {};
+}
+
+std::size_t Bpe::slot_of(std::uint64_t pair) const {
+  const std::size_t mask = merges_.size() - 1;
+  std::size_t slot = (pair * 0x9e3779b97f4a7c15u >> 32) & mask;  // Fibonacci hashing
+  while (merges_[slot].pair != pair && merges_[slot].pair != no_pair) slot = (slot + 1) & mask;
+  return slot;
+}
+
+const Bpe::Merge& Bpe::find_merge(Token left, Token right) const {
+  return merges_[slot_of(pair_of(left, right))];
 }
 
 Result<void> Bpe::encode(std::string_view piece, std::vector<Token>& ids) const {
-  if (ignore_merges_) {
-    if (const auto whole = id_of_bytes_.find(std::string(piece)); whole != id_of_bytes_.end()) {
-      ids.push_back(whole->second);
+  const auto whole = bytes_.find(piece);
+  std::uint8_t merges_to = unknown;
+  if (whole) {
+    merges_to = merges_to_itself_[static_cast<std::size_t>(*whole)].load(std::memory_order_relaxed);
+    if (ignore_merges_ || merges_to == itself) {
+      ids.push_back(*whole);
       return {};
     }
   }
+  for (const char c : piece) {
+    const auto byte = static_cast<std::uint8_t>(c);
+    if (id_of_byte_[byte] < 0) {
+      return Error{ErrorCode::unsupported, fmt::format("the vocabulary has no token for byte 0x{:02x}", byte), ""};
+    }
+  }
+  const std::size_t first = ids.size();
+  if (piece.size() <= max_short_bytes) {
+    merge_short(piece, ids);
+  } else {
+    merge_long(piece, ids);
+  }
+  if (whole && merges_to == unknown) {
+    const bool same = ids.size() == first + 1 && ids[first] == *whole;
+    merges_to_itself_[static_cast<std::size_t>(*whole)].store(same ? itself : others, std::memory_order_relaxed);
+  }
+  return {};
+}
+
+void Bpe::merge_short(std::string_view piece, std::vector<Token>& ids) const {
+  struct Step {
+    std::uint32_t rank;
+    Token merged;
+  };
+  std::array<Token, max_short_bytes> symbols;
+  std::array<Step, max_short_bytes> steps;  // steps[i] merges symbols i and i + 1
+  const auto look_up = [&](std::size_t i) {
+    const Merge& merge = find_merge(symbols[i], symbols[i + 1]);
+    steps[i] = {merge.rank, merge.id};
+  };
+  std::size_t n = piece.size();
+  for (std::size_t i = 0; i < n; ++i) symbols[i] = id_of_byte_[static_cast<std::uint8_t>(piece[i])];
+  for (std::size_t i = 0; i + 1 < n; ++i) look_up(i);
+  while (n > 1) {
+    std::size_t best = 0;
+    for (std::size_t i = 1; i + 1 < n; ++i) {
+      if (steps[i].rank < steps[best].rank) best = i;
+    }
+    if (steps[best].rank == no_rank) break;
+    symbols[best] = steps[best].merged;
+    std::copy(symbols.begin() + best + 2, symbols.begin() + n, symbols.begin() + best + 1);
+    --n;
+    if (best + 1 < n) {
+      std::copy(steps.begin() + best + 2, steps.begin() + n, steps.begin() + best + 1);
+      look_up(best);
+    }
+    if (best > 0) look_up(best - 1);
+  }
+  ids.insert(ids.end(), symbols.begin(), symbols.begin() + n);
+}
+
+void Bpe::merge_long(std::string_view piece, std::vector<Token>& ids) const {
   std::vector<Symbol> symbols(piece.size());
   std::priority_queue<Candidate> queue;
   const auto consider = [&](std::int32_t left) {
     const Symbol& symbol = symbols[static_cast<std::size_t>(left)];
     if (symbol.next < 0) return;
     const Token right_id = symbols[static_cast<std::size_t>(symbol.next)].id;
-    if (const Merge* merge = find_merge(symbol.id, right_id)) {
-      queue.push({merge->rank, static_cast<std::uint32_t>(left), symbol.id, right_id, merge->id});
+    const Merge& merge = find_merge(symbol.id, right_id);
+    if (merge.rank != no_rank) {
+      queue.push({merge.rank, static_cast<std::uint32_t>(left), symbol.id, right_id, merge.id});
     }
   };
   for (std::size_t i = 0; i < piece.size(); ++i) {
-    const auto byte = static_cast<std::uint8_t>(piece[i]);
-    if (id_of_byte_[byte] < 0) {
-      return Error{ErrorCode::unsupported, fmt::format("the vocabulary has no token for byte 0x{:02x}", byte), ""};
-    }
     const auto at = static_cast<std::int32_t>(i);
-    symbols[i] = {id_of_byte_[byte], at - 1, i + 1 < piece.size() ? at + 1 : -1};
+    symbols[i] = {id_of_byte_[static_cast<std::uint8_t>(piece[i])], at - 1, i + 1 < piece.size() ? at + 1 : -1};
   }
   for (std::size_t i = 0; i + 1 < piece.size(); ++i) consider(static_cast<std::int32_t>(i));
   while (!queue.empty()) {
@@ -154,18 +204,6 @@ Result<void> Bpe::encode(std::string_view piece, std::vector<Token>& ids) const 
   for (const Symbol& symbol : symbols) {
     if (symbol.id >= 0) ids.push_back(symbol.id);
   }
-  return {};
-}
-
-const std::string* Bpe::bytes(Token id) const {
-  const auto index = static_cast<std::size_t>(id);
-  return id >= 0 && index < bytes_.size() && present_[index] ? &bytes_[index] : nullptr;
-}
-
-std::optional<Token> Bpe::find_text(std::string_view text) const {
-  const auto it = id_of_text_.find(std::string(text));
-  if (it == id_of_text_.end()) return std::nullopt;
-  return it->second;
 }
 
 }  // namespace r1::rt

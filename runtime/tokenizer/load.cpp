@@ -13,29 +13,6 @@ namespace {
 
 constexpr std::uint64_t max_file_bytes = 256 << 20;
 
-// nlohmann parses without recursion, and nothing here reads by depth: no callback, which would double the time of 11
-// MB.
-Result<Json> parse_large_json(const std::string& text, const std::string& where) {
-  Json json = Json::parse(text, nullptr, false);
-  if (!json.is_discarded()) return json;
-  R1_TRY(json, parse_json(text, where));  // again, for its message
-  return json;
-}
-
-Result<bool> reads_nfc(const Json* normalizer, const std::string& where) {
-  if (normalizer == nullptr || normalizer->is_null()) return false;
-  const JsonObject json(*normalizer, where + ": normalizer");
-  R1_TRY(const std::string type, json.string("type"));
-  if (type == "NFC") return true;
-  if (type == "Sequence") {
-    const Json* list = json.find("normalizers");
-    if (list == nullptr || !list->is_array()) return json.error("normalizers", "must be a list");
-    if (list->empty()) return false;
-    if (list->size() == 1 && (*list)[0].is_object() && (*list)[0].value("type", "") == "NFC") return true;
-  }
-  return Error{ErrorCode::unsupported, fmt::format("type {} is not supported, only NFC or none", type), json.where()};
-}
-
 // TemplateProcessing's `single`: ids before and behind the text. ByteLevel adds nothing.
 Result<void> read_post_processor(const Json* value, const std::string& where, Tokenizer::Impl& impl, int depth = 0) {
   if (value == nullptr || value->is_null()) return {};
@@ -57,6 +34,7 @@ Result<void> read_post_processor(const Json* value, const std::string& where, To
   const Json* single = json.find("single");
   const Json* special_tokens = json.find("special_tokens");
   if (single == nullptr || !single->is_array()) return json.error("single", "must be a list");
+  std::vector<Token> before, behind;
   bool behind_text = false;
   for (const Json& item : *single) {
     if (!item.is_object()) return json.error("single", "must hold objects");
@@ -67,19 +45,46 @@ Result<void> read_post_processor(const Json* value, const std::string& where, To
     const JsonObject entry(item, json.where());
     R1_TRY(const JsonObject special, entry.object("SpecialToken"));
     R1_TRY(const std::string name, special.string("id"));
-    const Json* ids = nullptr;
-    if (special_tokens != nullptr && special_tokens->is_object() && special_tokens->contains(name) &&
-        (*special_tokens)[name].is_object()) {
-      ids = JsonObject((*special_tokens)[name], json.where()).find("ids");
-    }
+    const Json* token =
+        special_tokens == nullptr ? nullptr : JsonObject(*special_tokens, json.where()).find(name.c_str());
+    const Json* ids = token == nullptr ? nullptr : JsonObject(*token, json.where()).find("ids");
     if (ids == nullptr || !ids->is_array()) return json.error("special_tokens", fmt::format("has no ids for {}", name));
     for (const Json& id : *ids) {
-      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= 1 << 24)
-        return json.error("special_tokens", fmt::format("an id of {} is not a token's", name));
-      (behind_text ? impl.suffix : impl.prefix).push_back(id.get<Token>());
+      const bool known = id.is_number_unsigned() && id.get<std::uint64_t>() <= std::uint64_t{max_token_id} &&
+                         (impl.added.find(id.get<Token>()) != nullptr || impl.bpe.text(id.get<Token>()));
+      if (!known) return json.error("special_tokens", fmt::format("an id of {} is no token's", name));
+      (behind_text ? behind : before).push_back(id.get<Token>());
+    }
+  }
+  // The processors of a sequence put theirs around what the earlier ones made.
+  impl.prefix.insert(impl.prefix.begin(), before.begin(), before.end());
+  impl.suffix.insert(impl.suffix.end(), behind.begin(), behind.end());
+  return {};
+}
+
+// Ids must mean one thing: an added token that the vocabulary lists too has the same id there, and no other's.
+Result<void> check_added_tokens(const Tokenizer::Impl& impl, const std::string& where) {
+  for (const AddedToken& token : impl.added.all()) {
+    const auto text = impl.bpe.text(token.id);
+    const auto id = impl.bpe.find_text(token.content);
+    if ((text && *text != token.content) || (id && *id != token.id)) {
+      return Error{ErrorCode::corrupt,
+                   fmt::format("added token {} has id {}, but in the vocabulary {} is {}", token.content, token.id,
+                               text ? fmt::format("id {}", token.id) : token.content,
+                               text ? std::string(*text) : fmt::format("id {}", *id)),
+                   where};
     }
   }
   return {};
+}
+
+// Decoding assumes byte-level text. The reference decodes by this field.
+Result<void> check_decoder(const Json* decoder, const std::string& where) {
+  if (decoder == nullptr) return {};
+  const JsonObject json(*decoder, where + ": decoder");
+  R1_TRY(const std::string type, json.string("type"));
+  if (type == "ByteLevel") return {};
+  return Error{ErrorCode::unsupported, fmt::format("type {} is not supported, only ByteLevel", type), json.where()};
 }
 
 // bos_token and eos_token: a string, or an added token as an object.
@@ -94,31 +99,33 @@ std::optional<Token> special_token(const JsonObject& json, const char* key, cons
 
 }  // namespace
 
-Result<std::shared_ptr<const Tokenizer>> parse_tokenizer(const std::string& tokenizer_json,
-                                                         const std::string& tokenizer_config_json,
+Result<std::shared_ptr<const Tokenizer>> parse_tokenizer(std::string_view tokenizer_json,
+                                                         std::string_view tokenizer_config_json,
                                                          const std::string& where) {
-  if (const auto bad = first_invalid_utf8(tokenizer_json); bad != std::string::npos) {
+  if (const auto bad = first_invalid_utf8(tokenizer_json); bad != std::string_view::npos) {
     return Error{ErrorCode::corrupt, fmt::format("byte {}: is not UTF-8", bad), where};
   }
-  R1_TRY(const Json document, parse_large_json(tokenizer_json, where));
-  if (!document.is_object()) return Error{ErrorCode::corrupt, "is not a JSON object", where};
-  const JsonObject json(document, where);
+  R1_TRY(TokenizerFile file, read_tokenizer_file(tokenizer_json, where));
+  if (!file.document.is_object()) return Error{ErrorCode::corrupt, "is not a JSON object", where};
+  const JsonObject json(file.document, where);
   auto impl = std::make_unique<Tokenizer::Impl>();
-  const Json* model = json.find("model");
-  if (model == nullptr || !model->is_object()) return json.error("model", "must be an object");
-  R1_TRY(impl->bpe, Bpe::load(*model, where + ": model"));
-  R1_TRY(impl->added, AddedTokens::load(json.find("added_tokens"), where));
-  R1_TRY(impl->nfc, reads_nfc(json.find("normalizer"), where));
+  R1_TRY(impl->bpe, Bpe::make(file, where));
+  R1_TRY(impl->normalizer, Normalizer::load(json.find("normalizer"), where));
+  R1_TRY(impl->added, AddedTokens::load(json.find("added_tokens"), impl->normalizer, where));
+  R1_CHECK(check_added_tokens(*impl, where));
   R1_TRY(impl->pre_tokenizer, PreTokenizer::load(json.find("pre_tokenizer"), where));
   R1_CHECK(read_post_processor(json.find("post_processor"), where, *impl));
+  R1_CHECK(check_decoder(json.find("decoder"), where));
   if (!tokenizer_config_json.empty()) {
-    const std::string config_where = where + " (tokenizer_config.json)";
+    const std::string config_where = where + " (its tokenizer_config.json)";
     R1_TRY(const Json config_document, parse_json(tokenizer_config_json, config_where));
     const JsonObject config(config_document, config_where);
     impl->bos = special_token(config, "bos_token", *impl);
     impl->eos = special_token(config, "eos_token", *impl);
     R1_TRY(const bool add_bos, config.boolean("add_bos_token", false));
+    R1_TRY(const bool add_eos, config.boolean("add_eos_token", false));
     if (add_bos && impl->bos && impl->prefix.empty()) impl->prefix.push_back(*impl->bos);
+    if (add_eos && impl->eos && impl->suffix.empty()) impl->suffix.push_back(*impl->eos);
   }
   return std::shared_ptr<const Tokenizer>(std::make_shared<Tokenizer>(std::move(impl)));
 }

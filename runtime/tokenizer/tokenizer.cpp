@@ -1,8 +1,6 @@
 #include <r1/tokenizer.h>
 
 #include <fmt/format.h>
-#include <unicode/bytestream.h>
-#include <unicode/normalizer2.h>
 
 #include <algorithm>
 
@@ -13,41 +11,24 @@
 namespace r1 {
 namespace {
 
-Result<std::string> to_nfc(std::string_view text) {
-  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
-    return std::string(text);
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(status);
-  std::string out;
-  if (U_SUCCESS(status)) {
-    icu::StringByteSink<std::string> sink(&out);
-    nfc->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())), sink, nullptr, status);
-  }
-  if (U_FAILURE(status))
-    return Error{ErrorCode::unsupported, fmt::format("cannot normalize the text: {}", u_errorName(status)), ""};
-  return out;
-}
-
-Result<void> encode_plain(const Tokenizer::Impl& impl, std::string_view text, std::vector<Token>& ids) {
-  R1_TRY(const std::vector<std::string> pieces, impl.pre_tokenizer.split(text));
-  for (const std::string& piece : pieces) R1_CHECK(impl.bpe.encode(piece, ids));
+Result<void> encode_plain(const Tokenizer::Impl& impl, std::string_view text, rt::Pieces& pieces,
+                          std::vector<Token>& ids) {
+  R1_CHECK(impl.pre_tokenizer.split(text, pieces));
+  for (const std::string_view piece : pieces.views) R1_CHECK(impl.bpe.encode(piece, ids));
   return {};
 }
 
 // A text without the added tokens that are looked for before normalizing.
-Result<void> encode_normalized(const Tokenizer::Impl& impl, std::string_view text, bool parse_added,
+Result<void> encode_normalized(const Tokenizer::Impl& impl, std::string_view text, bool parse_added, rt::Pieces& pieces,
                                std::vector<Token>& ids) {
-  std::string normalized;
-  if (impl.nfc) {
-    R1_TRY(normalized, to_nfc(text));
-    text = normalized;
-  }
-  if (!parse_added) return encode_plain(impl, text, ids);
-  for (const rt::Segment& segment : impl.added.split(text, true)) {
+  std::string storage;
+  R1_TRY(const std::string_view normalized, impl.normalizer.apply(text, storage));
+  if (!parse_added) return encode_plain(impl, normalized, pieces, ids);
+  for (const rt::Segment& segment : impl.added.split(normalized, true)) {
     if (segment.token) {
       ids.push_back(*segment.token);
     } else {
-      R1_CHECK(encode_plain(impl, segment.text, ids));
+      R1_CHECK(encode_plain(impl, segment.text, pieces, ids));
     }
   }
   return {};
@@ -67,16 +48,16 @@ Result<std::vector<Token>> Tokenizer::encode(std::string_view text, SpecialToken
                  ""};
   }
   std::vector<Token> ids;
-  const bool parse_added = special == SpecialTokens::parsed;
-  if (!parse_added) {
-    R1_CHECK(encode_normalized(*impl_, text, false, ids));
+  rt::Pieces pieces;
+  if (special == SpecialTokens::literal) {
+    R1_CHECK(encode_normalized(*impl_, text, false, pieces, ids));
     return ids;
   }
   for (const rt::Segment& segment : impl_->added.split(text, false)) {
     if (segment.token) {
       ids.push_back(*segment.token);
     } else {
-      R1_CHECK(encode_normalized(*impl_, segment.text, true, ids));
+      R1_CHECK(encode_normalized(*impl_, segment.text, true, pieces, ids));
     }
   }
   return ids;
@@ -92,8 +73,7 @@ Result<std::vector<Token>> Tokenizer::encode_with_special(std::string_view text,
 
 std::string Tokenizer::token_bytes(Token id) const {
   if (const rt::AddedToken* token = impl_->added.find(id)) return token->content;
-  const std::string* bytes = impl_->bpe.bytes(id);
-  return bytes != nullptr ? *bytes : std::string();
+  return std::string(impl_->bpe.bytes(id).value_or(std::string_view()));
 }
 
 std::string Tokenizer::decode(std::span<const Token> ids, bool show_special) const {
@@ -115,7 +95,7 @@ bool Tokenizer::is_special(Token id) const {
 }
 
 std::size_t Tokenizer::vocab_size() const {
-  return static_cast<std::size_t>(std::max(impl_->bpe.max_id(), impl_->added.max_id()) + 1);
+  return static_cast<std::size_t>(std::max(impl_->bpe.end_id(), impl_->added.end_id()));
 }
 std::optional<Token> Tokenizer::bos() const {
   return impl_->bos;
