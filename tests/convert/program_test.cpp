@@ -25,19 +25,21 @@ void check_one_line(const Run& run, int exit_code, const char* part) {
 }  // namespace
 
 TEST_CASE("wrong usage exits 2, failed work 1, each with one line") {
+  const ScratchDirectory scratch;
+  const std::string out = scratch / "out";
   check_one_line(run_quantize({}), 2, "checkpoint");
   check_one_line(run_quantize({nano}), 2, "output directory");
-  check_one_line(run_quantize({nano, "/tmp/x", "--recipe", "r9"}), 2, "r9");
-  check_one_line(run_quantize({nano, "/tmp/x", "--threads", "0"}), 2, "threads");
-  check_one_line(run_quantize({nano, "/tmp/x", "--ram", "lots"}), 2, "lots");
-  check_one_line(run_quantize({nano, "/tmp/x", "--what"}), 2, "--what");
-  check_one_line(run_quantize({"/nonexistent", "/tmp/x", "--recipe", "w8"}), 1, "/nonexistent");
-  check_one_line(run_quantize({nano, "/tmp/x-ram", "--recipe", "w8", "--ram", "1MiB"}), 1, "MiB");
+  check_one_line(run_quantize({nano, out, "--recipe", "r9"}), 2, "r9");
+  check_one_line(run_quantize({nano, out, "--threads", "0"}), 2, "threads");
+  check_one_line(run_quantize({nano, out, "--ram", "lots"}), 2, "lots");
+  check_one_line(run_quantize({nano, out, "--what"}), 2, "--what");
+  check_one_line(run_quantize({"/nonexistent", out, "--recipe", "w8"}), 1, "/nonexistent");
+  check_one_line(run_quantize({nano, out, "--recipe", "w8", "--ram", "1MiB"}), 1, "MiB");
   check_one_line(run_quantize({"verify", nano}), 1, "is a checkpoint");
   check_one_line(run_quantize({"verify", "/nonexistent"}), 1, "/nonexistent");
   CHECK(run_quantize({"--help"}).exit_code == 0);
   CHECK(run_quantize({"recipes"}).out.find("r2.7") != std::string::npos);
-  CHECK_FALSE(std::filesystem::exists("/tmp/x"));
+  CHECK_FALSE(std::filesystem::exists(out));
 }
 
 TEST_CASE("--plan needs nothing but a config.json, and is JSON where asked") {
