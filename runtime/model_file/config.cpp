@@ -254,7 +254,7 @@ Result<ModelConfig> parse_config(std::string_view text, const std::string& where
   const std::uint64_t head_width =
       c.is_mla() ? std::max<std::uint64_t>(c.qk_head_dim(), c.qk_nope_head_dim + std::uint64_t{c.v_head_dim})
                  : c.head_dim;
-  if (head_width * c.num_attention_heads > 1u << 24)
+  if (head_width * c.num_attention_heads > max_heads_width)
     return json.error("num_attention_heads", "times the heads' width is too large");
   R1_CHECK(read_special_tokens(json, c));
   return c;
