@@ -48,9 +48,9 @@ int ThreadTeam::size() const {
 void ThreadTeam::run_erased(void (*call)(void*, const Member&), void* context) {
   State& state = *state_;
   const bool pin = !state.cores.empty();
-  // The caller is the program's own thread: it is moved to the first core only if it is elsewhere, and gets its affinity
-  // back. A move takes 100 µs, longer than a small model's layer; from then on the other cores are taken, and it stays.
-  // The others belong to OpenMP's pool and keep their cores until another team pins them elsewhere.
+  // The caller is the program's own thread: it is moved to the first core only if it is elsewhere, and gets its
+  // affinity back. A move takes 100 µs, longer than a small model's layer; from then on the other cores are taken, and
+  // it stays. The others belong to OpenMP's pool and keep their cores until another team pins them elsewhere.
   cpu_set_t before;
   const int cpu = pin ? ::sched_getcpu() : -1;
   const bool move = pin && (cpu < 0 || !CPU_ISSET(static_cast<unsigned>(cpu), &state.cores.front())) &&

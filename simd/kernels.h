@@ -1,9 +1,10 @@
 // The kernel table: one contract per operation, several instruction sets, one chosen once at start.
 //
-// Contract of every matrix kernel. Integer dot products are exact: within a 32-k block Σ code·q is an int32 that all ISAs
-// compute alike; then, in this order, acc = fma(float(dot), block_scale, acc) over the four blocks of a superchunk,
-// total = fma(acc, activation_scale, total) over the superchunks, y = total · row_scale. All ISAs that follow the order
-// give the same bits. A row's result does not depend on which panels, tokens or threads share the call.
+// Contract of every matrix kernel. Integer dot products are exact: within a 32-k block Σ code·q is an int32 that all
+// ISAs compute alike; then, in this order, acc = fma(float(dot), block_scale, acc) over the four blocks of a
+// superchunk, total = fma(acc, activation_scale, total) over the superchunks, y = total · row_scale. All ISAs that
+// follow the order give the same bits. A row's result does not depend on which panels, tokens or threads share the
+// call.
 #pragma once
 
 #include <cstddef>
@@ -42,11 +43,11 @@ struct PackedMatrix {
 // All rows are padded with zeros to k_padded (a multiple of 128); the pointers are aligned to 64.
 struct Activations {
   std::uint32_t n_tokens = 0, k = 0, k_padded = 0;
-  const float* x = nullptr;               // [n_tokens, k_padded]; read by bf16 and f32 kernels
-  const std::int8_t* q = nullptr;         // [n_tokens, k_padded] in order of k
-  const std::int8_t* q_step2 = nullptr;   // the same; per 32 k position 8s + i holds k = 4i + s (t2)
-  const std::int8_t* q_step4 = nullptr;   // the same; per 16 k position 8s + i holds k = 2i + s (t4, t4h)
-  const float* scale = nullptr;           // [n_tokens, k_padded / 128] = max|x| / 127
+  const float* x = nullptr;                 // [n_tokens, k_padded]; read by bf16 and f32 kernels
+  const std::int8_t* q = nullptr;           // [n_tokens, k_padded] in order of k
+  const std::int8_t* q_step2 = nullptr;     // the same; per 32 k position 8s + i holds k = 4i + s (t2)
+  const std::int8_t* q_step4 = nullptr;     // the same; per 16 k position 8s + i holds k = 2i + s (t4, t4h)
+  const float* scale = nullptr;             // [n_tokens, k_padded / 128] = max|x| / 127
   const std::int32_t* block_sum = nullptr;  // [n_tokens, k_padded / 32] = Σ q
 };
 
@@ -104,8 +105,9 @@ struct Kernels {
   void (*rope_interleaved)(float* x, const float* cos, const float* sin, std::size_t d) = nullptr;
   void (*rope_halves)(float* x, const float* cos, const float* sin, std::size_t d) = nullptr;
 
-  // Attention over rows of a KV cache, flash style; see attention.h in runtime. Heads that share the cached rows go together.
-  // scores[h, j] = Σ_i q[h, i] · kv[j, i], i < d.   q [n_heads, ldq], kv [n_kv, ld_kv elements], scores [n_heads, lds]
+  // Attention over rows of a KV cache, flash style; see attention.h in runtime. Heads that share the cached rows go
+  // together. scores[h, j] = Σ_i q[h, i] · kv[j, i], i < d.   q [n_heads, ldq], kv [n_kv, ld_kv elements], scores
+  // [n_heads, lds]
   void (*qk)(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) = nullptr;
   // out[h, i] += Σ_j p[h, j] · kv[j, i], i < d.      p [n_heads, ldp], out [n_heads, ldo]; j ascending
@@ -131,8 +133,8 @@ struct IsaReport {
 [[nodiscard]] const Kernels* choose_kernels(std::string_view override_name, std::string* why);
 [[nodiscard]] std::vector<IsaReport> isa_report(std::string_view override_name);
 
-// Products of a row-major bf16 or f32 matrix with a batch, by oneDNN (gemm_onednn.cpp): same arguments as GemvFn, any n_tokens.
-// Worth calling from gemm_onednn_min_tokens on. Runs on the calling thread only.
+// Products of a row-major bf16 or f32 matrix with a batch, by oneDNN (gemm_onednn.cpp): same arguments as GemvFn, any
+// n_tokens. Worth calling from gemm_onednn_min_tokens on. Runs on the calling thread only.
 void gemm_onednn(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                  std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy);
 inline constexpr std::uint32_t gemm_onednn_min_tokens = 32;

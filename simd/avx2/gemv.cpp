@@ -1,21 +1,28 @@
 // Matrix kernels for the baseline: AVX2 and FMA.
 #include "simd/avx2/gemv.h"
 
-#include "simd/avx2/packed_gemv.h"
+#include "simd/avx2/vector.h"
+#include "simd/shuffle_gemv.h"
 
 namespace r1::simd {
 namespace {
 
 // Unsigned × signed bytes by vpmaddubsw. Codebook bytes are at most 127, so a pair's sum stays below 2^15.
 struct MaddDot {
-  static __m256i add(__m256i acc, __m256i weights, __m256i activation) {
+  static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activation), _mm256_set1_epi16(1)));
   }
   // w8's bytes reach 255: the sign goes to the activation instead, |weight| ≤ 128.
+  struct W8Weights {
+    __m256i value, magnitude;
+  };
   static __m256i start_w8(std::int32_t) { return _mm256_setzero_si256(); }
-  static __m256i add_w8(__m256i acc, __m256i weights, __m256i activation) {
-    const __m256i value = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
-    return add(acc, _mm256_abs_epi8(value), _mm256_sign_epi8(activation, value));
+  static W8Weights w8_weights(__m256i bytes) {
+    const __m256i value = _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
+    return {value, _mm256_abs_epi8(value)};
+  }
+  static __m256i dot_w8(__m256i acc, const W8Weights& weights, __m256i activation) {
+    return dot(acc, weights.magnitude, _mm256_sign_epi8(activation, weights.value));
   }
 };
 
@@ -106,7 +113,7 @@ void plain_gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token
 }  // namespace
 
 void use_avx2_gemv(GemvFn* table) {
-  use_packed_gemv<MaddDot>(table);
+  use_shuffle_gemv<Vector256<MaddDot, BlendLookup64>>(table);
   table[static_cast<int>(quant::Format::f32)] = plain_gemv<F32Weights>;
   table[static_cast<int>(quant::Format::bf16)] = plain_gemv<Bf16Weights>;
 }

@@ -1,14 +1,36 @@
-// The kernel tables this machine can run.
+// The kernel tables to test.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "simd/kernels.h"
 
+// Those this machine can run.
 inline std::vector<const r1::simd::Kernels*> machine_tables() {
   std::vector<const r1::simd::Kernels*> tables;
   for (const auto& line : r1::simd::isa_report("")) {
     if (line.available) tables.push_back(r1::simd::kernels_for(line.isa));
+  }
+  return tables;
+}
+
+namespace r1::simd {
+void use_avx2_vnni_gemv_evex(GemvFn* table);
+}
+
+// Those, and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of the same instruction where only that is there.
+inline std::vector<const r1::simd::Kernels*> tested_tables() {
+  auto tables = machine_tables();
+  const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni);
+  if (vnni != nullptr && r1::simd::kernels_for(r1::simd::Isa::avx2_vnni) == nullptr) {
+    static const r1::simd::Kernels emulated = [&] {
+      r1::simd::Kernels table = *r1::simd::kernels_for(r1::simd::Isa::avx2);
+      table.isa = r1::simd::Isa::avx2_vnni;
+      r1::simd::use_avx2_vnni_gemv_evex(table.gemv);
+      return table;
+    }();
+    tables.push_back(&emulated);
   }
   return tables;
 }

@@ -1,0 +1,106 @@
+// Internal to simd/: 256-bit registers for shuffle_gemv.h. `Dot` multiplies bytes, by vpmaddubsw (AVX2) or vpdpbusd
+// (AVX-VNNI); LookupOf is one of the lookups there. Internal linkage, as in trellis_shape.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "simd/trellis_shape.h"
+
+namespace r1::simd {
+namespace {
+
+template <class Dot, template <class> class LookupOf>
+struct Vector256 : Dot {
+  using Lookup = LookupOf<Vector256>;
+  using Bytes = __m256i;
+  using Floats = __m256;
+  static constexpr int strings = 4;  // of a register of codes
+  static constexpr int rows = 8;     // of a register of floats
+  static constexpr int parts = 2;    // of a panel
+  static constexpr int prefetch_bytes = 2048;
+
+  static Bytes load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static Bytes broadcast4(std::int32_t x) { return _mm256_set1_epi32(x); }
+  static Bytes broadcast8(const std::int8_t* p) {
+    std::int64_t eight = 0;
+    std::memcpy(&eight, p, sizeof eight);
+    return _mm256_set1_epi64x(eight);
+  }
+  static Bytes broadcast16(const std::uint8_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
+  // The upper lane's load ends where the strings do, so that nothing behind them is read.
+  static consteval LaneOffsets lane_offset(int group_bytes) { return {{0, 16 - 2 * group_bytes, 0, 0}}; }
+  template <int GroupBytes>
+  static Bytes load_strings(const std::uint8_t* p) {
+    if constexpr (GroupBytes == 8) return load(p);
+    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 4 * GroupBytes - 16));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  }
+
+  static Bytes rotate4(Bytes x) { return _mm256_or_si256(_mm256_srli_epi64(x, 4), _mm256_slli_epi64(x, 60)); }
+  static Bytes shift_right(Bytes x, int bits) { return bits == 0 ? x : _mm256_srli_epi64(x, bits); }
+  static Bytes shift_left(Bytes x, int bits) { return bits == 0 ? x : _mm256_slli_epi64(x, bits); }
+  // By the top bit of each byte. As assembly, because GCC compares a mask that two blends share with zero first.
+  static Bytes choose(Bytes a, Bytes b, Bytes top_bit) {
+    Bytes chosen;
+    asm("vpblendvb %3, %2, %1, %0" : "=x"(chosen) : "x"(a), "xm"(b), "x"(top_bit));
+    return chosen;
+  }
+  static Bytes shuffle(Bytes table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
+  static Bytes low6(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(0x3f)); }
+  static Bytes minus16(Bytes x) { return _mm256_sub_epi8(x, _mm256_set1_epi8(16)); }
+  static Bytes xor4(Bytes a, Bytes b, Bytes c, Bytes d) {
+    return _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+  }
+  static Bytes high_product(Bytes a, Bytes b) { return _mm256_mulhi_epu16(a, b); }
+  static Bytes low_product(Bytes a, Bytes b) { return _mm256_mullo_epi16(a, b); }
+  static Bytes lower_upper_bytes(Bytes lower, Bytes upper) {
+    return _mm256_blendv_epi8(lower, upper, _mm256_set1_epi16(static_cast<short>(0xff00)));
+  }
+
+  // Sums of even and of odd rows, two dwords a row → one dword a row, in order.
+  static Bytes merge(Bytes even, Bytes odd) {
+    return _mm256_blend_epi32(_mm256_add_epi32(even, _mm256_srli_epi64(even, 32)),
+                              _mm256_add_epi32(odd, _mm256_slli_epi64(odd, 32)), 0xaa);
+  }
+
+  static Floats zero_floats() { return _mm256_setzero_ps(); }
+  static Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Floats x) { _mm256_store_ps(p, x); }
+  static Floats broadcast_float(float x) { return _mm256_set1_ps(x); }
+  static Floats to_floats(Bytes x) { return _mm256_cvtepi32_ps(x); }
+  static Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+  static Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+
+  static Floats s8_scales(const std::uint8_t* p) {
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, 19), _mm256_set1_epi32(119 << 23)));
+  }
+
+  // The scales of rows 8·part … 8·part + 7 are nibbles 4·part … of two words; the table of 16 floats is two registers.
+  struct S4Table {
+    Floats low, high;
+
+    explicit S4Table(const float* table) : low(_mm256_loadu_ps(table)), high(_mm256_loadu_ps(table + 8)) {}
+
+    [[nodiscard]] Floats scales(const std::uint8_t* p, int part) const {
+      std::int64_t words = 0;
+      std::memcpy(&words, p, sizeof words);
+      const __m256i shift =
+          part == 0 ? _mm256_set_epi32(12, 12, 8, 8, 4, 4, 0, 0) : _mm256_set_epi32(28, 28, 24, 24, 20, 20, 16, 16);
+      // vpermps reads the low three bits alone; the fourth chooses between the registers.
+      const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi64x(words), shift);
+      const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+      return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), bit3);
+    }
+  };
+};
+
+}  // namespace
+}  // namespace r1::simd

@@ -1,0 +1,30 @@
+// Packed products for AVX2 with AVX-VNNI (Alder Lake and later client processors): AVX2's unpacking, and one vpdpbusd
+// instead of three instructions.
+#include "simd/avx2_vnni/gemv.h"
+
+#include <immintrin.h>
+
+#include "simd/avx2/vector.h"
+#include "simd/shuffle_gemv.h"
+
+namespace r1::simd {
+namespace {
+
+struct VnniDot {
+  static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
+    return _mm256_dpbusd_epi32(acc, weights, activation);
+  }
+  static __m256i start_w8(std::int32_t block_sum) { return _mm256_set1_epi32(-128 * block_sum); }
+  static __m256i w8_weights(__m256i bytes) { return bytes; }
+  static __m256i dot_w8(__m256i acc, __m256i weights, __m256i activation) {
+    return _mm256_dpbusd_epi32(acc, weights, activation);
+  }
+};
+
+}  // namespace
+
+void use_avx2_vnni_gemv(GemvFn* table) {
+  use_shuffle_gemv<Vector256<VnniDot, XorLookup64>>(table);
+}
+
+}  // namespace r1::simd

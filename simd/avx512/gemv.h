@@ -1,0 +1,10 @@
+// Internal to simd/: the packed formats' entries of the kernel table for AVX-512 without VBMI and VNNI.
+#pragma once
+
+#include "simd/kernels.h"
+
+namespace r1::simd {
+
+void use_avx512_gemv(GemvFn* table);  // [n_formats + 1], by format id
+
+}  // namespace r1::simd
