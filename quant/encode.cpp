@@ -61,8 +61,11 @@ std::vector<float> padded_importance(std::span<const float> importance, std::uin
   return w;
 }
 
+// Not finite → 0. A code may decode to several times its weight (one of little importance among large ones): the limit
+// keeps that finite.
 void load_row(const float* x, std::uint32_t k, std::vector<float>& row) {
-  for (std::uint32_t i = 0; i < k; ++i) row[i] = std::isfinite(x[i]) ? x[i] : 0.0f;
+  constexpr float limit = 1e37f;
+  for (std::uint32_t i = 0; i < k; ++i) row[i] = std::isfinite(x[i]) ? std::clamp(x[i], -limit, limit) : 0.0f;
 }
 
 // Writes a row's scales and codes to their places in the panel (FORMAT.md, "Superchunk").
@@ -150,6 +153,7 @@ EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t pa
 
 EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
                                std::byte* panel_out) {
+  constexpr float largest_bf16 = 0x1.fep127f;
   const std::uint32_t n_rows = std::min(panel_rows, encoding.layout.rows - panel * panel_rows);
   EncodeError e;
   for (std::size_t i = 0; i < std::size_t{n_rows} * encoding.layout.k; ++i) {
@@ -159,7 +163,7 @@ EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t pan
       std::memcpy(panel_out + i * sizeof value, &value, sizeof value);
       continue;
     }
-    const std::uint16_t bits = f32_to_bf16(value);
+    const std::uint16_t bits = f32_to_bf16(std::clamp(value, -largest_bf16, largest_bf16));  // never to infinity
     const double d = static_cast<double>(value) - bf16_to_f32(bits);
     e.error += d * d;
     std::memcpy(panel_out + i * sizeof bits, &bits, sizeof bits);

@@ -1,5 +1,7 @@
 #include "quant/fp8.h"
 
+#include <immintrin.h>
+
 #include <array>
 #include <bit>
 #include <limits>
@@ -79,7 +81,10 @@ void bf16_to_f32(const std::uint16_t* in, std::size_t n, float* out) {
 }
 
 void f16_to_f32(const std::uint16_t* in, std::size_t n, float* out) {
-  for (std::size_t i = 0; i < n; ++i) out[i] = f16_to_f32(in[i]);
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8)  // F16C, of the baseline
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+  for (; i < n; ++i) out[i] = f16_to_f32(in[i]);
 }
 
 }  // namespace r1::quant

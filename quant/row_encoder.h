@@ -107,17 +107,33 @@ class RowEncoder {
     float wanted = 0;
     for (const std::uint32_t b : order_) {
       if (bound_[b] <= wanted) break;
+      wanted = std::max(wanted, wanted_scale(b, w, wanted));
+    }
+    return std::max(wanted, smallest_row);
+  }
+
+  // The scale that block b wants when nothing bounds it; what lies below `floor` does not interest. The search goes
+  // from the block's bound down past its weighted rms: an outlier of little importance puts the two far apart.
+  float wanted_scale(std::uint32_t b, const float* w, float floor) {
+    const float lowest = std::max(floor, 0.6f * rms_[b]);
+    float best = 0, best_cost = 0;
+    for (int first = 0; first == 0 || bound_[b] * sixths_of_octaves_down(first) > lowest; first += n_candidates) {
       float free_scales[n_candidates], scales[n_candidates];
-      for (int c = 0; c < n_candidates; ++c) {  // sixths of an octave below the bound
-        free_scales[c] = bound_[b] * std::exp2(static_cast<float>(-c) / 6.0f);
+      for (int c = 0; c < n_candidates; ++c) {
+        free_scales[c] = bound_[b] * sixths_of_octaves_down(first + c);
         scales[c] = free_scales[c] * format_.unit;
       }
       std::uint8_t codes[block_k];
       const BlockChoice choice = block_.encode(unit_row_.data() + b * block_k, w + b * block_k, scales, codes);
-      wanted = std::max(wanted, free_scales[choice.candidate]);
+      if (first == 0 || choice.cost < best_cost) {
+        best = free_scales[choice.candidate];
+        best_cost = choice.cost;
+      }
     }
-    return std::max(wanted, smallest_row);
+    return best;
   }
+
+  static float sixths_of_octaves_down(int n) { return std::exp2(static_cast<float>(-n) / 6.0f); }
 
   // The grid's index nearest to a scale relative to the row's.
   int nearest_scale(float target) const {
