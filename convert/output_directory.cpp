@@ -32,6 +32,10 @@ bool is_ours(const std::string& file_name) {
   return std::find(copied_files.begin(), copied_files.end(), name) != copied_files.end();
 }
 
+Result<void> write_text(const std::string& directory, const char* name, const std::string& text) {
+  return rt::write_file_atomically(directory + "/" + name, std::as_bytes(std::span(text)));
+}
+
 }  // namespace
 
 Result<void> prepare_output_directory(const std::string& source, const std::string& directory) {
@@ -86,28 +90,28 @@ Result<void> check_free_space(const std::string& directory, std::uint64_t needed
                directory};
 }
 
-Result<void> write_model_metadata(const Checkpoint& checkpoint, const ConversionPlan& plan,
-                                  const std::string& directory) {
-  const auto write_text = [&](const char* name, const std::string& text) {
-    return rt::write_file_atomically(directory + "/" + name, std::as_bytes(std::span(text)));
-  };
+Result<void> copy_companions(const std::string& source, const std::string& directory) {
   for (const char* name : copied_files) {
-    auto text = rt::read_text_file(checkpoint.directory() + "/" + name, max_copied_bytes);
+    auto text = rt::read_text_file(source + "/" + name, max_copied_bytes);
     if (!text && text.error().code == ErrorCode::not_found) continue;
     if (!text) return std::move(text).error();
-    R1_CHECK(write_text(name, *text));
+    R1_CHECK(write_text(directory, name, *text));
   }
+  return {};
+}
 
-  auto config = nlohmann::ordered_json::parse(checkpoint.config_text(), nullptr, false);
+Result<void> write_config_and_index(const nlohmann::ordered_json& source_config, const nlohmann::ordered_json& origin,
+                                    const ConversionPlan& plan, const std::string& directory) {
+  nlohmann::ordered_json config = source_config;
   nlohmann::ordered_json quantization = {{"quant_method", "r1"},
                                          {"format_version", rt::format_version},
                                          {"recipe", plan.recipe->name},
                                          {"bits_per_weight", std::round(plan.bits_per_weight() * 1000) / 1000},
                                          {"fingerprint", plan.fingerprint}};
-  if (config.contains("quantization_config")) quantization["source"] = config["quantization_config"];
+  quantization.update(origin);
   config["quantization_config"] = quantization;
-  R1_CHECK(
-      write_text("config.json", config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"));
+  R1_CHECK(write_text(directory, "config.json",
+                      config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"));
 
   nlohmann::ordered_json index;
   std::uint64_t total_bytes = 0;
@@ -120,7 +124,7 @@ Result<void> write_model_metadata(const Checkpoint& checkpoint, const Conversion
   }
   index["metadata"] = {{"total_size", total_bytes}};
   index["weight_map"] = weight_map;
-  return write_text("model.safetensors.index.json", index.dump(1) + "\n");
+  return write_text(directory, "model.safetensors.index.json", index.dump(1) + "\n");
 }
 
 }  // namespace r1::convert

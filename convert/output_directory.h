@@ -3,20 +3,24 @@
 
 #include <r1/result.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
 
-#include "convert/checkpoint.h"
 #include "convert/plan.h"
 
 namespace r1::convert {
 
-// Makes the directory. Refuses the checkpoint's own, and one that holds files r1-quantize did not write.
+// Makes the directory. Refuses `source`, the checkpoint's own, and one that holds files r1-quantize did not write.
 [[nodiscard]] Result<void> prepare_output_directory(const std::string& source, const std::string& directory);
 [[nodiscard]] Result<void> check_free_space(const std::string& directory, std::uint64_t needed_bytes);
 
-// Tokenizer and generation settings byte for byte, config.json with our quantization_config, the index last: a
-// directory without an index is not a model yet.
-[[nodiscard]] Result<void> write_model_metadata(const Checkpoint& checkpoint, const ConversionPlan& plan,
-                                                const std::string& directory);
+// Tokenizer and generation settings, byte for byte, where `source` has them.
+[[nodiscard]] Result<void> copy_companions(const std::string& source, const std::string& directory);
+
+// config.json = source_config with our quantization_config, which ends with what `origin` says about where the weights
+// come from; then the index, last: a directory without one is not a model yet.
+[[nodiscard]] Result<void> write_config_and_index(const nlohmann::ordered_json& source_config,
+                                                  const nlohmann::ordered_json& origin, const ConversionPlan& plan,
+                                                  const std::string& directory);
 
 }  // namespace r1::convert

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "convert/output_directory.h"
+#include "convert/parallel.h"
 #include "runtime/base/try.h"
 
 namespace r1::convert {
@@ -106,10 +107,9 @@ class ShardConversion {
 
   Result<void> run() {
     R1_CHECK(collect());
-    for_each(works_.size(), [&](std::size_t i) { return prepare(works_[i]); });
-    if (!failed_) for_each(units_.size(), [&](std::size_t i) { return encode(units_[i]); });
-    if (!failed_) for_each(writer_.blobs().size(), [&](std::size_t i) { return writer_.finish_pieces(i); });
-    if (failed_) return std::move(error_);
+    R1_CHECK(for_each(works_.size(), [&](std::size_t i) { return prepare(works_[i]); }));
+    R1_CHECK(for_each(units_.size(), [&](std::size_t i) { return encode(units_[i]); }));
+    R1_CHECK(for_each(writer_.blobs().size(), [&](std::size_t i) { return writer_.finish_pieces(i); }));
     return writer_.finish();
   }
 
@@ -214,19 +214,8 @@ class ShardConversion {
   }
 
   template <class Fn>
-  void for_each(std::size_t n, const Fn& fn) {
-    const auto count = static_cast<std::int64_t>(n);
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads_)
-    for (std::int64_t i = 0; i < count; ++i) {
-      if (failed_) continue;
-      Result<void> result = options_.stop != nullptr && *options_.stop
-                                ? Error{ErrorCode::cancelled, "stopped; run the same command again to continue", ""}
-                                : fn(static_cast<std::size_t>(i));
-      if (result) continue;
-      const std::lock_guard lock(mutex_);
-      if (!failed_) error_ = std::move(result).error();
-      failed_ = true;
-    }
+  Result<void> for_each(std::size_t n, const Fn& fn) {
+    return parallel_for_each(n, n_threads_, options_.stop, fn);
   }
 
   const Checkpoint& checkpoint_;
@@ -238,8 +227,6 @@ class ShardConversion {
   std::vector<PartWork> works_;
   std::vector<Unit> units_;
   std::mutex mutex_;
-  std::atomic<bool> failed_ = false;
-  Error error_;
   std::chrono::steady_clock::time_point last_progress_{};
 };
 
@@ -318,7 +305,11 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   }
   if (options.on_progress) options.on_progress(progress);
   report.source_bytes = progress.source_bytes_done;
-  R1_CHECK(write_model_metadata(checkpoint, plan, directory));
+  R1_CHECK(copy_companions(checkpoint.directory(), directory));
+  const auto config = nlohmann::ordered_json::parse(checkpoint.config_text(), nullptr, false);
+  nlohmann::ordered_json origin = nlohmann::ordered_json::object();
+  if (config.contains("quantization_config")) origin["source"] = config["quantization_config"];
+  R1_CHECK(write_config_and_index(config, origin, plan, directory));
   return report;
 }
 

@@ -1,4 +1,4 @@
-// r1-quantize: checkpoint → model directory; --plan, verify, recipes.
+// r1-quantize: checkpoint → model directory; --plan, verify, synth, recipes.
 #include <fmt/format.h>
 #include <omp.h>
 #include <signal.h>
@@ -15,6 +15,7 @@
 
 #include "convert/pipeline.h"
 #include "convert/progress_line.h"
+#include "convert/synth.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/try.h"
 #include "runtime/io/file.h"
@@ -251,6 +252,7 @@ int main_convert(int argc, char** argv) {
       "  r1-quantize CHECKPOINT OUT [--recipe NAME]   convert\n"
       "  r1-quantize --plan CHECKPOINT|config.json    show sizes and time, write nothing\n"
       "  r1-quantize verify MODEL                     re-check every checksum\n"
+      "  r1-quantize synth --config CONFIG --layers N OUT   random weights of a config's shapes\n"
       "  r1-quantize recipes                          list the recipes",
       "r1-quantize"};
   app.add_option("checkpoint", options.source, "Checkpoint directory (with --plan, a config.json will do)")->required();
@@ -275,6 +277,91 @@ int main_convert(int argc, char** argv) {
   if (!ram_bytes) return wrong_usage(fmt::format("--ram: {} is not a size like 8GiB", options.ram));
   if (!options.plan_only && options.out.empty()) return wrong_usage("the output directory is missing");
   const auto result = options.plan_only ? show_plan(options) : run_conversion(options, *ram_bytes);
+  return result ? 0 : fail(result.error());
+}
+
+struct SynthFlags {
+  std::string config, out, recipe;
+  convert::SynthShape shape;
+  convert::SynthRouter router = convert::SynthRouter::uniform;
+  std::uint64_t seed = 0;
+  int n_threads = 0;
+  bool json = false;
+};
+
+Result<void> synthesize(const SynthFlags& flags) {
+  const bool is_directory = std::filesystem::is_directory(flags.config);
+  const std::string path = is_directory ? flags.config + "/config.json" : flags.config;
+  R1_TRY(const std::string text, rt::read_text_file(path, 16 << 20));
+  R1_TRY(convert::SynthModel model, convert::shape_synthetic(text, path, flags.shape));
+  model.router = flags.router;
+  model.seed = flags.seed;
+  Options options;
+  options.recipe = flags.recipe;
+  R1_TRY(const quant::Recipe* const recipe, recipe_of(options, model.config));
+  R1_TRY(const ConversionPlan plan, convert::plan_synthetic(model, *recipe));
+
+  convert::ProgressLine line;
+  convert::SynthOptions synth_options;
+  synth_options.n_threads = flags.n_threads;
+  synth_options.on_progress = [&](const convert::Progress& progress) { line.show(progress); };
+  synth_options.stop = &stop_requested;
+  const auto start = std::chrono::steady_clock::now();
+  const auto written = convert::write_synthetic(model, plan, flags.out, synth_options);
+  line.finish();
+  if (!written) return written.error();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (flags.json) {
+    nlohmann::ordered_json json = plan_json(plan, seconds, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
+    json.erase("estimated_seconds");
+    json["seconds"] = seconds;
+    json["written_bytes"] = *written;
+    fmt::print("{}\n", json.dump(2));
+    return {};
+  }
+  print_classes(plan, {});
+  fmt::print("{}: {} of random weights, recipe {}, {:.3f} GB, in {} ({:.0f} MB/s)\n", flags.out,
+             rt::architecture_name(model.config.architecture), recipe->name, gigabytes(plan.file_bytes),
+             duration_text(seconds), static_cast<double>(*written) / 1e6 / std::max(seconds, 1e-9));
+  return {};
+}
+
+int main_synth(int argc, char** argv) {
+  SynthFlags flags;
+  CLI::App app{
+      "Makes a model directory of random weights with a config's shapes, for benchmarks and planning. It has no\n"
+      "tokenizer: it runs on token ids alone.",
+      "r1-quantize synth"};
+  app.add_option("--config", flags.config, "A config.json, or a directory with one")->required();
+  app.add_option("--layers", flags.shape.n_layers, "MoE layers (of a dense model: layers)")
+      ->required()
+      ->check(CLI::Range(1, 4096));
+  app.add_option("--dense", flags.shape.n_dense, "Dense layers before them; the default is first_k_dense_replace")
+      ->check(CLI::Range(0, 4096));
+  app.add_option("--experts", flags.shape.n_experts, "Experts of a layer; the default is n_routed_experts")
+      ->check(CLI::Range(1, 16384));
+  app.add_option("--recipe", flags.recipe, "Which formats to use; the default is the largest that fits this machine");
+  const std::map<std::string, convert::SynthRouter> routers = {{"uniform", convert::SynthRouter::uniform},
+                                                               {"zipf", convert::SynthRouter::zipf}};
+  app.add_option("--router", flags.router, "uniform: experts equally popular; zipf: a few are chosen much more often")
+      ->transform(CLI::CheckedTransformer(routers))
+      ->default_str("uniform");
+  app.add_option("--seed", flags.seed, "Other weights for another number")->capture_default_str();
+  app.add_option("--threads", flags.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
+  app.add_flag("--json", flags.json, "Print the summary as JSON");
+  app.add_option("out", flags.out, "Output directory")->required();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    return wrong_usage(e.what());
+  }
+  if (!flags.recipe.empty() && quant::find_recipe(flags.recipe) == nullptr) {
+    return wrong_usage(fmt::format("--recipe: {} is unknown; r1-quantize recipes lists them", flags.recipe));
+  }
+  const auto result = synthesize(flags);
   return result ? 0 : fail(result.error());
 }
 
@@ -307,6 +394,7 @@ int main(int argc, char** argv) {
   ::sigaction(SIGTERM, &action, nullptr);
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "verify") return main_verify(argc - 1, argv + 1);
+  if (command == "synth") return main_synth(argc - 1, argv + 1);
   if (command == "recipes" && argc == 2) {
     list_recipes();
     return 0;
