@@ -315,6 +315,7 @@ Command add_chat(CLI::App& app) {
       ->group("Prompt");
   flags->sampling.add_to(app);
   flags->session.add_to(app);
+  add_load_option(app, flags->model.options.load);
   add_isa_option(app, flags->model.options.isa);
   app.footer("In the chat:\n" + std::string(help_text));
   return [flags](Environment& environment) { return run_chat(*flags, environment); };

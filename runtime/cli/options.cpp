@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <charconv>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -52,6 +53,19 @@ void add_kv_type_option(CLI::App& app, std::string& kv_type, const std::string& 
 void add_isa_option(CLI::App& app, std::string& isa) {
   app.add_option("--isa", isa, "Instruction set of the kernels, as listed by r1 doctor [the best; R1_ISA]")
       ->type_name("NAME")
+      ->group("Machine");
+}
+
+void add_load_option(CLI::App& app, LoadMode& mode) {
+  static const std::map<std::string, LoadMode> modes = {
+      {"auto", LoadMode::automatic}, {"map", LoadMode::map}, {"read", LoadMode::read}};
+  mode = LoadMode::automatic;
+  app.add_option_function<std::string>(
+         "--load", [&mode](const std::string& name) { mode = modes.at(name); },
+         "Weights in the files' pages (map), or copied to huge pages first (read): slower to start, faster to run "
+         "[auto]")
+      ->type_name("map|read|auto")
+      ->check(CLI::IsMember({"map", "read", "auto"}).description(""))
       ->group("Machine");
 }
 

@@ -16,6 +16,7 @@
 namespace r1::cli {
 
 struct ModelFlags {
+  ModelFlags() { options.load = LoadMode::map; }  // what generates text adds --load, and with it automatic
   ModelOptions options;
   void add_to(CLI::App& app, bool with_template);
   [[nodiscard]] Result<std::shared_ptr<const Model>> open() const;
@@ -53,6 +54,7 @@ struct PromptFlags {
 };
 
 void add_isa_option(CLI::App& app, std::string& isa);
+void add_load_option(CLI::App& app, LoadMode& mode);
 void add_threads_option(CLI::App& app, int& n_threads);
 void add_kv_type_option(CLI::App& app, std::string& kv_type, const std::string& extra_help);
 [[nodiscard]] KvCacheType kv_cache_type(const std::string& name);  // one of --kv-type's

@@ -154,6 +154,7 @@ Command add_run(CLI::App& app) {
       ->group("Prompt");
   flags->sampling.add_to(app);
   flags->session.add_to(app);
+  add_load_option(app, flags->model.options.load);
   add_isa_option(app, flags->model.options.isa);
   app.add_flag("--json", flags->json, "Print one JSON object at the end instead of streaming text");
   app.add_flag("-q,--quiet", flags->quiet, "No speed on standard error");

@@ -85,6 +85,10 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::advise_huge_pages() const {
+  if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_HUGEPAGE);
+}
+
 void MappedFile::release(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
   // Whole pages inside the range only: a neighbour's page stays.
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));

@@ -22,6 +22,8 @@ class MappedFile {
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] std::size_t size() const { return size_; }
+  // For files read sequentially or in megabytes: huge pages, where the file system's page cache has them.
+  void advise_huge_pages() const;
   // Drops the pages of a range from this process (they stay in the page cache): bounds RSS while streaming through.
   void release(std::uint64_t offset_bytes, std::uint64_t length_bytes) const;
 

@@ -9,6 +9,7 @@
 
 #include "runtime/base/try.h"
 #include "runtime/io/file.h"
+#include "runtime/model/load.h"
 #include "runtime/model/model_impl.h"
 #include "runtime/sampler/generation_config.h"
 
@@ -70,6 +71,9 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
   auto impl = std::make_unique<Model::Impl>();
   R1_TRY(impl->kernels, find_kernels(options.isa));
   R1_TRY(impl->file, rt::ModelFile::open(options.path));
+  R1_TRY(rt::LoadedFile loaded, rt::load(impl->file, options.load, rt::memory_facts()));
+  impl->file = std::move(loaded.file);
+  impl->load_report = std::move(loaded.report);
   const rt::ModelFile& file = *impl->file;
   if (options.verify) {
     for (const rt::BlobInfo& blob : file.blobs()) R1_CHECK(file.verify(blob));
@@ -106,6 +110,9 @@ Result<std::shared_ptr<const Model>> Model::open(const ModelOptions& options) {
 
 const ModelInfo& Model::info() const {
   return impl_->info;
+}
+const LoadReport& Model::load_report() const {
+  return impl_->load_report;
 }
 Result<std::shared_ptr<const Tokenizer>> Model::tokenizer() const {
   return impl_->tokenizer;

@@ -26,6 +26,7 @@ struct Model::Impl {
   std::uint64_t fingerprint = 0;  // of the config and every blob's checksum: what a saved session belongs to
 
   ModelInfo info;
+  LoadReport load_report;
   Result<std::shared_ptr<const Tokenizer>> tokenizer = Error{};
   Result<ChatTemplate> chat_template = Error{};
   SamplingOptions sampling_defaults;

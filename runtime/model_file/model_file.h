@@ -37,6 +37,11 @@ class ModelFile {
   [[nodiscard]] std::span<const BlobInfo> blobs() const;            // in order of expected_blobs
   [[nodiscard]] const BlobInfo* find(std::string_view name) const;  // null if absent
   [[nodiscard]] Result<void> verify(const BlobInfo& blob) const;    // checksum; the error names file, tensor and byte
+
+  // The same model with its blobs at other places in memory, in order of blobs(), which `memory` keeps alive. It holds
+  // no map of the files.
+  [[nodiscard]] std::shared_ptr<const ModelFile> moved_to(std::span<const std::byte* const> places,
+                                                          std::shared_ptr<const void> memory) const;
   ~ModelFile();
 
  private:

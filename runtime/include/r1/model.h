@@ -15,10 +15,18 @@
 
 namespace r1 {
 
+// Where the weights are while the model runs.
+enum class LoadMode {
+  automatic,  // read if that is quick, fits and helps; else map
+  map,        // in the files' pages: starts at once, shared by processes, memory that the system can take back
+  read,       // copied to huge pages of this process: decodes faster
+};
+
 struct ModelOptions {
   std::string path;      // a directory that r1-quantize wrote
   std::string isa;       // "", or a name of `r1 doctor`'s list; overrides R1_ISA
   std::string template_name;  // "", or one of template_names(): overrides the model's own template
+  LoadMode load = LoadMode::automatic;
   bool verify = false;   // check every checksum first (reads the whole model)
 };
 
@@ -44,12 +52,19 @@ struct ModelInfo {
   std::vector<TensorClassInfo> classes;
 };
 
+struct LoadReport {
+  LoadMode mode = LoadMode::map;  // map or read
+  std::string reason;             // of that choice
+  double seconds = 0;             // that reading took
+};
+
 class Model {
  public:
   static Result<std::shared_ptr<const Model>> open(const ModelOptions& options);
   ~Model();
 
   [[nodiscard]] const ModelInfo& info() const;
+  [[nodiscard]] const LoadReport& load_report() const;
   // Errors if the directory has no tokenizer (a synthetic model), or a template nobody knows.
   [[nodiscard]] Result<std::shared_ptr<const Tokenizer>> tokenizer() const;
   [[nodiscard]] Result<ChatTemplate> chat_template() const;

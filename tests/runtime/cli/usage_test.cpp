@@ -73,6 +73,7 @@ TEST_CASE("wrong usage exits 2 and names the option") {
   for (const char* bad : {"0", "5000"}) check_error(run_r1(ask({"--batch", bad})), 2, "--batch");
   for (const char* bad : {"0", "-3", "1e3"}) check_error(run_r1(ask({"--max-tokens", bad})), 2, "--max-tokens");
   check_error(run_r1(ask({"--kv-type", "f8"})), 2, "--kv-type");
+  check_error(run_r1(ask({"--load", "mmap"})), 2, "--load");
   check_error(run_r1(ask({"--seed", "-1"})), 2, "--seed");
   check_error(run_r1({"trace", model, "--out", "x"}), 2, "--ids");
   for (const char* bad : {"", "5,x", "5,,7", "5,", ",5", "5 7", "99999999999"}) {
