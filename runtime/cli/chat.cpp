@@ -289,7 +289,8 @@ int run_chat(const ChatFlags& flags, Environment& environment) {
     std::erase_if(turns, [](const Turn& turn) { return turn.role == "system"; });
     turns.insert(turns.begin(), {"system", flags.prompt.system, ""});
   }
-  auto model = flags.model.open();
+  const Tuning tuning = stored_tuning(flags.model.options.path);
+  auto model = flags.model.open(tuning);
   if (!model) return report(model.error());
   auto chat = (*model)->chat_template();
   if (!chat) return report(chat.error());
@@ -297,7 +298,7 @@ int run_chat(const ChatFlags& flags, Environment& environment) {
   if (!sampling) return report(sampling.error());
   auto sampler = Sampler::create(*sampling);
   if (!sampler) return report(sampler.error());
-  auto session = Session::create(*model, flags.session.options());
+  auto session = Session::create(*model, flags.session.options(tuning));
   if (!session) return report(session.error());
   return Chat(flags, environment, *std::move(model), *std::move(chat), *std::move(session), *std::move(sampler),
               std::move(turns))
@@ -315,7 +316,7 @@ Command add_chat(CLI::App& app) {
       ->group("Prompt");
   flags->sampling.add_to(app);
   flags->session.add_to(app);
-  add_load_option(app, flags->model.options.load);
+  flags->model.add_load_to(app);
   add_isa_option(app, flags->model.options.isa);
   app.footer("In the chat:\n" + std::string(help_text));
   return [flags](Environment& environment) { return run_chat(*flags, environment); };

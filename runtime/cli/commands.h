@@ -24,5 +24,6 @@ Command add_render(CLI::App& app);
 Command add_trace(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_doctor(CLI::App& app);
+Command add_tune(CLI::App& app);
 
 }  // namespace r1::cli

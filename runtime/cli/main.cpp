@@ -47,6 +47,7 @@ int run_program(int argc, char** argv) {
   add("trace", "Everything inside a forward pass, to compare with a reference", add_trace);
   add("info", "What a model is: architecture, parameters, formats, bytes read per token", add_info);
   add("doctor", "What this machine is, and which kernels it gets", add_doctor);
+  add("tune", "Measure what runs a model fastest here, and remember it", add_tune);
 
   // CLI11 would only say that a command is missing.
   const std::string first = argc > 1 ? argv[1] : "-";

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <charconv>
+#include <limits>
 #include <map>
 #include <random>
 #include <thread>
@@ -56,19 +57,6 @@ void add_isa_option(CLI::App& app, std::string& isa) {
       ->group("Machine");
 }
 
-void add_load_option(CLI::App& app, LoadMode& mode) {
-  static const std::map<std::string, LoadMode> modes = {
-      {"auto", LoadMode::automatic}, {"map", LoadMode::map}, {"read", LoadMode::read}};
-  mode = LoadMode::automatic;
-  app.add_option_function<std::string>(
-         "--load", [&mode](const std::string& name) { mode = modes.at(name); },
-         "Weights in the files' pages (map), or copied to huge pages first (read): slower to start, faster to run "
-         "[auto]")
-      ->type_name("map|read|auto")
-      ->check(CLI::IsMember({"map", "read", "auto"}).description(""))
-      ->group("Machine");
-}
-
 KvCacheType kv_cache_type(const std::string& name) {
   if (name == "bf16") return KvCacheType::bf16;
   if (name == "f32") return KvCacheType::f32;
@@ -85,8 +73,48 @@ void ModelFlags::add_to(CLI::App& app, bool with_template) {
   }
 }
 
+void ModelFlags::add_load_to(CLI::App& app) {
+  static const std::map<std::string, LoadMode> modes = {
+      {"auto", LoadMode::automatic}, {"map", LoadMode::map}, {"read", LoadMode::read}};
+  options.load = LoadMode::automatic;
+  app.add_option_function<std::string>(
+         "--load",
+         [this](const std::string& name) {
+           options.load = modes.at(name);
+           load_given = true;
+         },
+         "Weights in the files' pages (map), or copied to huge pages first (read): slower to start, faster to run "
+         "[auto]")
+      ->type_name("map|read|auto")
+      ->check(CLI::IsMember({"map", "read", "auto"}).description(""))
+      ->group("Machine");
+}
+
 Result<std::shared_ptr<const Model>> ModelFlags::open() const {
   return Model::open(options);
+}
+
+Result<std::shared_ptr<const Model>> ModelFlags::open(const Tuning& tuning) const {
+  ModelOptions tuned = options;
+  if (!load_given) {
+    tuned.load = tuning.load;
+    if (tuning.is_stored) tuned.max_load_seconds = std::numeric_limits<double>::infinity();
+  }
+  return Model::open(tuned);
+}
+
+Tuning stored_tuning(const std::string& model_path) {
+  const auto file = tuning_file();
+  if (!file) return {};  // no home, no settings
+  const auto tuning = find_tuning(*file, model_path);
+  if (!tuning) {
+    // A model that is not there is told where it is opened.
+    if (tuning.error().context.starts_with(*file)) {
+      warn(fmt::format("{}; delete it, or make it anew with r1 tune: going on without it", tuning.error().text()));
+    }
+    return {};
+  }
+  return tuning->value_or(Tuning{});
 }
 
 void SessionFlags::add_to(CLI::App& app) {
@@ -102,7 +130,7 @@ void SessionFlags::add_to(CLI::App& app) {
   add_kv_type_option(app, kv_type, "[f16]");
 }
 
-SessionOptions SessionFlags::options() const {
+SessionOptions SessionFlags::options(const Tuning& tuning) const {
   const unsigned n_processors = std::thread::hardware_concurrency();
   if (n_processors > 0 && n_threads > static_cast<int>(n_processors)) {
     warn(fmt::format("--threads {} on {} processors: more threads than processors slow each other down", n_threads,
@@ -111,7 +139,8 @@ SessionOptions SessionFlags::options() const {
   SessionOptions options;
   options.context_tokens = context_tokens;
   options.batch_tokens = batch_tokens;
-  options.n_threads = n_threads;
+  options.n_threads = n_threads > 0 ? n_threads : tuning.decode_threads;
+  options.prefill_threads = n_threads > 0 ? 0 : tuning.prefill_threads;
   options.kv_type = kv_cache_type(kv_type);
   return options;
 }

@@ -5,6 +5,7 @@
 #include <r1/model.h>
 #include <r1/sampler.h>
 #include <r1/session.h>
+#include <r1/tune.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
@@ -18,9 +19,16 @@ namespace r1::cli {
 struct ModelFlags {
   ModelFlags() { options.load = LoadMode::map; }  // what generates text adds --load, and with it automatic
   ModelOptions options;
+  bool load_given = false;  // --load
   void add_to(CLI::App& app, bool with_template);
+  void add_load_to(CLI::App& app);
   [[nodiscard]] Result<std::shared_ptr<const Model>> open() const;
+  [[nodiscard]] Result<std::shared_ptr<const Model>> open(const Tuning& tuning) const;
 };
+
+// What `r1 tune` found for this model on this machine; the defaults, with a warning, where its file is bad. Flags come
+// first.
+[[nodiscard]] Tuning stored_tuning(const std::string& model_path);
 
 struct SessionFlags {
   std::uint32_t context_tokens = 0, batch_tokens = 64;
@@ -28,7 +36,7 @@ struct SessionFlags {
   std::string kv_type = "f16";
   void add_to(CLI::App& app);
   // Warns where the threads outnumber the processors.
-  [[nodiscard]] SessionOptions options() const;
+  [[nodiscard]] SessionOptions options(const Tuning& tuning) const;
 };
 
 struct SamplingFlags {
@@ -54,7 +62,6 @@ struct PromptFlags {
 };
 
 void add_isa_option(CLI::App& app, std::string& isa);
-void add_load_option(CLI::App& app, LoadMode& mode);
 void add_threads_option(CLI::App& app, int& n_threads);
 void add_kv_type_option(CLI::App& app, std::string& kv_type, const std::string& extra_help);
 [[nodiscard]] KvCacheType kv_cache_type(const std::string& name);  // one of --kv-type's

@@ -101,7 +101,8 @@ int run(const RunFlags& flags, Environment& environment) {
   if (!text) return report(text.error());
 
   const auto start = std::chrono::steady_clock::now();
-  const auto model = flags.model.open();
+  const Tuning tuning = stored_tuning(flags.model.options.path);
+  const auto model = flags.model.open(tuning);
   if (!model) return report(model.error());
   const std::chrono::duration<double, std::milli> load_time = std::chrono::steady_clock::now() - start;
   const auto sampling = flags.sampling.sampling((*model)->sampling_defaults());
@@ -111,7 +112,7 @@ int run(const RunFlags& flags, Environment& environment) {
   const auto prompt = make_prompt(flags, **model, *text);
   if (!prompt) return report(prompt.error());
   for (const std::string& warning : prompt->warnings) warn(warning);
-  auto session = Session::create(*model, flags.session.options());
+  auto session = Session::create(*model, flags.session.options(tuning));
   if (!session) return report(session.error());
 
   GenerateOptions generation = flags.sampling.generation();
@@ -154,7 +155,7 @@ Command add_run(CLI::App& app) {
       ->group("Prompt");
   flags->sampling.add_to(app);
   flags->session.add_to(app);
-  add_load_option(app, flags->model.options.load);
+  flags->model.add_load_to(app);
   add_isa_option(app, flags->model.options.isa);
   app.add_flag("--json", flags->json, "Print one JSON object at the end instead of streaming text");
   app.add_flag("-q,--quiet", flags->quiet, "No speed on standard error");

@@ -52,6 +52,7 @@ constexpr std::uint32_t max_batch_tokens = 4096;
 
 Result<void> check_options(const SessionOptions& options) {
   R1_CHECK(rt::check_n_threads(options.n_threads));
+  R1_CHECK(rt::check_n_threads(options.prefill_threads));
   if (options.batch_tokens < 1 || options.batch_tokens > max_batch_tokens) {
     return Error{ErrorCode::invalid_argument,
                  fmt::format("{} tokens a batch: give 1 … {}", options.batch_tokens, max_batch_tokens), "batch_tokens"};
@@ -67,8 +68,13 @@ Session::Impl::Impl(std::shared_ptr<const Model> model_opened, const SessionOpti
       options(session_options),
       context_tokens(context),
       team({.n_threads = session_options.n_threads, .pin = true}),
+      prefill_team(session_options.prefill_threads == 0 || session_options.prefill_threads == team.size()
+                       ? nullptr
+                       : std::make_unique<numa::ThreadTeam>(
+                             numa::TeamOptions{.n_threads = session_options.prefill_threads, .pin = true})),
       kv(kv_shape, context),
-      scratch(model->impl().file->config(), session_options.batch_tokens, 1, context, team.size()) {
+      scratch(model->impl().file->config(), session_options.batch_tokens, 1, context,
+              prefill_team == nullptr ? team.size() : std::max(team.size(), prefill_team->size())) {
   tokens.reserve(context);
   slots.reserve(session_options.batch_tokens);
 }
@@ -85,7 +91,7 @@ Result<void> Session::Impl::append_batch(std::span<const Token> batch, bool want
   pass.slots = slots;
   pass.n_logit_tokens = want_logits ? 1 : 0;
   pass.cancel = &cancel;
-  R1_CHECK(rt::run_forward(team, pass));
+  R1_CHECK(rt::run_forward(n > 1 && prefill_team != nullptr ? *prefill_team : team, pass));
   tokens.insert(tokens.end(), batch.begin(), batch.end());
   has_logits = want_logits;
   return {};

@@ -24,6 +24,7 @@ struct Session::Impl {
   SessionOptions options;
   std::uint32_t context_tokens = 0;
   numa::ThreadTeam team;
+  std::unique_ptr<numa::ThreadTeam> prefill_team;  // where steps of several tokens want other threads
   rt::KvCache kv;
   rt::Scratch scratch;
 

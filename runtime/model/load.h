@@ -24,13 +24,9 @@ struct LoadedFile {
   LoadReport report;
 };
 
-// What a person waits for without asking why. A copy from the page cache runs at several GB/s, so that this is some
-// tens of gigabytes on a desktop; larger models are read where --load read, or r1 tune, says so.
-inline constexpr double max_automatic_seconds = 8;
-
 // map: `file` as it is. read: a copy in memory; refused if it does not fit. automatic: read if huge pages are to be
 // had, the model fits with room to spare, and reading takes no longer than max_seconds; else map.
 [[nodiscard]] Result<LoadedFile> load(std::shared_ptr<const ModelFile> file, LoadMode mode, const MemoryFacts& memory,
-                                      double max_seconds = max_automatic_seconds);
+                                      double max_seconds);
 
 }  // namespace r1::rt

@@ -27,6 +27,7 @@ struct ModelOptions {
   std::string isa;       // "", or a name of `r1 doctor`'s list; overrides R1_ISA
   std::string template_name;  // "", or one of template_names(): overrides the model's own template
   LoadMode load = LoadMode::automatic;
+  double max_load_seconds = 8;  // automatic maps where reading would take longer
   bool verify = false;   // check every checksum first (reads the whole model)
 };
 

@@ -19,6 +19,7 @@ struct SessionOptions {
   std::uint32_t context_tokens = 0;  // 0: the model's maximum, but no more than memory allows; grown as needed
   std::uint32_t batch_tokens = 64;   // tokens of a prefill step, 1 … 4096
   int n_threads = 0;                 // 0: one per physical core
+  int prefill_threads = 0;           // of steps of several tokens; 0: n_threads
   KvCacheType kv_type = KvCacheType::f16;
 };
 

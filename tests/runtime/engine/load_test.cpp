@@ -56,7 +56,7 @@ TEST_CASE("mapped or read, the logits are the same to the bit") {
 
 TEST_CASE("read copies every blob, each at its place") {
   const auto file = open_file(test::directory_of("deepseek-v3-fp8", "r2.7"));
-  const auto loaded = rt::load(file, LoadMode::read, plenty);
+  const auto loaded = rt::load(file, LoadMode::read, plenty, 0);
   REQUIRE(loaded.ok());
   CHECK(loaded->report.mode == LoadMode::read);
   REQUIRE(loaded->file->blobs().size() == file->blobs().size());
@@ -76,7 +76,7 @@ TEST_CASE("read copies every blob, each at its place") {
 
 TEST_CASE("read says how much memory is missing; automatic maps, and says why") {
   const auto file = open_file(test::directory_of("llama", "r2.7"));
-  const auto refused = rt::load(file, LoadMode::read, {1000, true});
+  const auto refused = rt::load(file, LoadMode::read, {1000, true}, 0);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().code == ErrorCode::out_of_memory);
   CHECK(refused.error().text().find("0.00 GB of memory available; use --load map") != std::string::npos);
@@ -106,12 +106,12 @@ TEST_CASE("a shard that shrinks or goes while it is read is an error that names 
   const auto file = open_file(copy);
   const std::string shard = copy + "/common.safetensors";
   fs::resize_file(shard, fs::file_size(shard) - 4096);
-  const auto cut = rt::load(file, LoadMode::read, plenty);
+  const auto cut = rt::load(file, LoadMode::read, plenty, 0);
   REQUIRE_FALSE(cut.ok());
   CHECK(cut.error().code == ErrorCode::corrupt);
   CHECK(cut.error().text().find("common.safetensors: ends at byte") != std::string::npos);
   fs::remove(shard);
-  const auto gone = rt::load(file, LoadMode::read, plenty);
+  const auto gone = rt::load(file, LoadMode::read, plenty, 0);
   REQUIRE_FALSE(gone.ok());
   CHECK(gone.error().code == ErrorCode::not_found);
 }
