@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <charconv>
-#include <limits>
 #include <map>
 #include <random>
 #include <thread>
@@ -96,10 +95,7 @@ Result<std::shared_ptr<const Model>> ModelFlags::open() const {
 
 Result<std::shared_ptr<const Model>> ModelFlags::open(const Tuning& tuning) const {
   ModelOptions tuned = options;
-  if (!load_given) {
-    tuned.load = tuning.load;
-    if (tuning.is_stored) tuned.max_load_seconds = std::numeric_limits<double>::infinity();
-  }
+  if (!load_given) tuned.load = tuning.load;
   return Model::open(tuned);
 }
 

@@ -21,7 +21,7 @@ struct TuneFlags {
 };
 
 const char* load_name(LoadMode mode) {
-  return mode == LoadMode::map ? "map" : mode == LoadMode::read ? "read" : "auto";
+  return mode == LoadMode::map ? "map" : "read";
 }
 
 ordered_json to_json(const TuneReport& report, const std::string& file) {

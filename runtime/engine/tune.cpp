@@ -160,7 +160,7 @@ class Tuner {
     std::vector<Candidate*> loads = {&mapped};
     if (read_ != nullptr) loads.push_back(&read);
     const bool maps = &best_of(loads, mapped) == &mapped;
-    report_.best.load = maps ? LoadMode::map : LoadMode::automatic;
+    report_.best.load = maps ? LoadMode::map : LoadMode::read_if_fits;
     for (const Candidate* c : loads) report_.measurements.push_back(c->result);
     (maps ? read_ : mapped_).reset();  // memory for the buffers of a prefill
     if (maps && mapped_ == nullptr) {

@@ -49,9 +49,9 @@ Result<Entry> read_entry(const rt::Json& json, const std::string& where) {
   R1_TRY(const std::int64_t decode_threads, object.integer("decode_threads", 0, max_threads));
   R1_TRY(const std::int64_t prefill_threads, object.integer("prefill_threads", 0, max_threads));
   R1_TRY(const std::string load, object.string("load"));
-  if (load != "map" && load != "auto") return object.error("load", "must be map or auto");
+  if (load != "map" && load != "read") return object.error("load", "must be map or read");
   entry.tuning = {static_cast<int>(decode_threads), static_cast<int>(prefill_threads),
-                  load == "map" ? LoadMode::map : LoadMode::automatic, true};
+                  load == "map" ? LoadMode::map : LoadMode::read_if_fits};
   return entry;
 }
 
@@ -108,7 +108,7 @@ Result<void> store_tuning(const std::string& file, const std::string& model_path
                      {"path", fs::absolute(model_path, ec).lexically_normal().string()},
                      {"decode_threads", tuning.decode_threads},
                      {"prefill_threads", tuning.prefill_threads},
-                     {"load", tuning.load == LoadMode::map ? "map" : "auto"}});
+                     {"load", tuning.load == LoadMode::map ? "map" : "read"}});
   const rt::Json document = {{"version", file_version}, {"tunings", tunings}};
   const std::string text = document.dump(2, ' ', false, rt::Json::error_handler_t::replace) + "\n";
   const fs::path folder = fs::path(file).parent_path();

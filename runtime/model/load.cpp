@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "numa/arena.h"
+#include "numa/huge_pages.h"
 #include "numa/thread_team.h"
 #include "numa/topology.h"
 #include "runtime/base/try.h"
@@ -169,22 +170,38 @@ Result<std::shared_ptr<const ModelFile>> read_weights(const ModelFile& file, con
   return file.moved_to(places, arena);
 }
 
+// Empty: they fit.
+std::string reason_not_to_fit(std::uint64_t bytes, std::uint64_t spare_bytes, const MemoryFacts& memory) {
+  if (memory.available_bytes >= spare_bytes && memory.available_bytes - spare_bytes >= bytes) return "";
+  return fmt::format("{:.2f} GB of weights{} do not fit the {:.2f} GB of memory available", gigabytes(bytes),
+                     spare_bytes == 0 ? "" : fmt::format(" and {:.2f} GB to spare", gigabytes(spare_bytes)),
+                     gigabytes(memory.available_bytes));
+}
+
 // Why automatic should not even try; empty: it should.
 std::string reason_to_map(const ArenaPlan& plan, const MemoryFacts& memory) {
   if (!memory.huge_pages) return "no transparent huge pages (r1 doctor says how to allow them)";
+  if (memory.mapped_huge_share >= 0.9) return "the page cache holds the files in huge pages";
   // Room for the KV cache, prefill's buffers and whatever else the machine does.
-  const std::uint64_t spare = std::max<std::uint64_t>(std::uint64_t{2} << 30, plan.bytes / 10);
-  if (memory.available_bytes >= spare && memory.available_bytes - spare >= plan.bytes) return "";
-  return fmt::format("{:.2f} GB of weights and {:.2f} GB to spare do not fit the {:.2f} GB of memory available",
-                     gigabytes(plan.bytes), gigabytes(spare), gigabytes(memory.available_bytes));
+  return reason_not_to_fit(plan.bytes, std::max<std::uint64_t>(std::uint64_t{2} << 30, plan.bytes / 10), memory);
 }
 
 }  // namespace
 
-MemoryFacts memory_facts() {
+MemoryFacts memory_facts(const ModelFile& file) {
   const numa::Topology topology = numa::read_topology();
+  // Some places all over the files tell for the whole.
+  constexpr std::size_t n_samples = 32;
+  const auto blobs = file.blobs();
+  std::vector<const std::byte*> samples;
+  const std::size_t step = std::max<std::size_t>(1, blobs.size() / n_samples);
+  for (std::size_t i = 0; i < blobs.size(); i += step) {
+    if (blobs[i].length_bytes >= numa::Arena::alignment_bytes)
+      samples.push_back(blobs[i].parts[0].blob + blobs[i].length_bytes / 2);
+  }
   return {topology.memory_available_bytes,
-          topology.transparent_huge_pages == "always" || topology.transparent_huge_pages == "madvise"};
+          topology.transparent_huge_pages == "always" || topology.transparent_huge_pages == "madvise",
+          numa::huge_page_share(samples)};
 }
 
 Result<LoadedFile> load(std::shared_ptr<const ModelFile> file, LoadMode mode, const MemoryFacts& memory,
@@ -196,13 +213,15 @@ Result<LoadedFile> load(std::shared_ptr<const ModelFile> file, LoadMode mode, co
   if (mode == LoadMode::automatic) {
     loaded.report.reason = reason_to_map(plan, memory);
     if (!loaded.report.reason.empty()) return loaded;
-  } else if (memory.available_bytes < plan.bytes) {
-    return Error{ErrorCode::out_of_memory,
-                 fmt::format("{:.2f} GB of weights do not fit the {:.2f} GB of memory available; use --load map",
-                             gigabytes(plan.bytes), gigabytes(memory.available_bytes)),
-                 loaded.file->directory()};
+  } else {
+    max_seconds = std::numeric_limits<double>::infinity();
+    loaded.report.reason = reason_not_to_fit(plan.bytes, 0, memory);
+    if (!loaded.report.reason.empty() && mode == LoadMode::read_if_fits) return loaded;
+    if (!loaded.report.reason.empty()) {
+      return Error{ErrorCode::out_of_memory, loaded.report.reason + "; use --load map", loaded.file->directory()};
+    }
+    loaded.report.reason = "asked for";
   }
-  if (mode == LoadMode::read) max_seconds = std::numeric_limits<double>::infinity();
   R1_TRY(const auto copy, read_weights(*loaded.file, plan, memory, max_seconds));
   loaded.report.seconds = seconds_since(start);
   if (copy == nullptr) {

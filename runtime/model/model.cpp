@@ -71,7 +71,8 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
   auto impl = std::make_unique<Model::Impl>();
   R1_TRY(impl->kernels, find_kernels(options.isa));
   R1_TRY(impl->file, rt::ModelFile::open(options.path));
-  R1_TRY(rt::LoadedFile loaded, rt::load(impl->file, options.load, rt::memory_facts(), options.max_load_seconds));
+  const rt::MemoryFacts memory = options.load == LoadMode::map ? rt::MemoryFacts{} : rt::memory_facts(*impl->file);
+  R1_TRY(rt::LoadedFile loaded, rt::load(impl->file, options.load, memory));
   impl->file = std::move(loaded.file);
   impl->load_report = std::move(loaded.report);
   const rt::ModelFile& file = *impl->file;

@@ -251,7 +251,7 @@ TEST_CASE("synthetic routers: uniform is even, zipf is skewed and still varies w
   CHECK((favourite(0) != favourite(1) || favourite(1) != favourite(2)));
 }
 
-TEST_CASE("synthetic models: bytes depend on the seed, not on threads; finished shards are kept") {
+TEST_CASE("synthetic models: bytes depend on the seed, not on threads, and finished shards are kept") {
   const ScratchDirectory scratch;
   const std::string config = read_file(nano_config);
   const auto router = convert::SynthRouter::zipf;

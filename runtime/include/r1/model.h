@@ -17,9 +17,10 @@ namespace r1 {
 
 // Where the weights are while the model runs.
 enum class LoadMode {
-  automatic,  // read if that is quick, fits and helps; else map
+  automatic,     // read if that is quick, fits and helps; else map
   map,        // in the files' pages: starts at once, shared by processes, memory that the system can take back
-  read,       // copied to huge pages of this process: decodes faster
+  read,          // copied to huge pages of this process; an error if they do not fit
+  read_if_fits,  // read, however long it takes; map if they do not fit
 };
 
 struct ModelOptions {
@@ -27,7 +28,6 @@ struct ModelOptions {
   std::string isa;       // "", or a name of `r1 doctor`'s list; overrides R1_ISA
   std::string template_name;  // "", or one of template_names(): overrides the model's own template
   LoadMode load = LoadMode::automatic;
-  double max_load_seconds = 8;  // automatic maps where reading would take longer
   bool verify = false;   // check every checksum first (reads the whole model)
 };
 

@@ -14,8 +14,7 @@ namespace r1 {
 
 struct Tuning {
   int decode_threads = 0, prefill_threads = 0;  // 0: one per physical core
-  LoadMode load = LoadMode::automatic;          // map; or automatic, if stored, however long reading takes
-  bool is_stored = false;                       // found in the file
+  LoadMode load = LoadMode::automatic;          // map or read_if_fits where it was measured
 };
 
 struct TuneMeasurement {

@@ -14,7 +14,7 @@ using namespace r1;
 
 namespace {
 
-constexpr rt::MemoryFacts plenty{std::uint64_t{1} << 50, true};
+constexpr rt::MemoryFacts plenty{std::uint64_t{1} << 50, true, 0};
 constexpr double for_ever = 1e9;
 
 std::shared_ptr<const rt::ModelFile> open_file(const std::string& directory) {
@@ -74,9 +74,9 @@ TEST_CASE("read copies every blob, each at its place") {
   }
 }
 
-TEST_CASE("read says how much memory is missing; automatic maps, and says why") {
+TEST_CASE("read says how much memory is missing, automatic maps and says why") {
   const auto file = open_file(test::directory_of("llama", "r2.7"));
-  const auto refused = rt::load(file, LoadMode::read, {1000, true}, 0);
+  const auto refused = rt::load(file, LoadMode::read, {1000, true, 0}, 0);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().code == ErrorCode::out_of_memory);
   CHECK(refused.error().text().find("0.00 GB of memory available; use --load map") != std::string::npos);
@@ -88,12 +88,17 @@ TEST_CASE("read says how much memory is missing; automatic maps, and says why") 
     return loaded->report;
   };
   CHECK(load(plenty, for_ever).mode == LoadMode::read);
-  const auto no_room = load({std::uint64_t{1} << 30, true}, for_ever);
+  const auto no_room = load({std::uint64_t{1} << 30, true, 0}, for_ever);
   CHECK(no_room.mode == LoadMode::map);
   CHECK(no_room.reason.find("1.07 GB of memory available") != std::string::npos);
-  const auto small_pages = load({plenty.available_bytes, false}, for_ever);
+  const auto small_pages = load({plenty.available_bytes, false, 0}, for_ever);
   CHECK(small_pages.mode == LoadMode::map);
   CHECK(small_pages.reason.find("huge pages") != std::string::npos);
+  const auto huge_already = load({plenty.available_bytes, true, 1}, for_ever);
+  CHECK(huge_already.mode == LoadMode::map);
+  CHECK(huge_already.reason.find("page cache") != std::string::npos);
+  CHECK(rt::load(file, LoadMode::read_if_fits, {1000, true, 0})->report.mode == LoadMode::map);
+  CHECK(rt::load(file, LoadMode::read_if_fits, {plenty.available_bytes, true, 1}, 0)->report.mode == LoadMode::read);
   const auto impatient = load(plenty, 0);
   CHECK(impatient.mode == LoadMode::map);
   CHECK(impatient.reason.find("--load read") != std::string::npos);

@@ -34,15 +34,14 @@ TEST_CASE("a tuning is found by machine and model, and replaced") {
   CHECK_FALSE(find(model).has_value());
   REQUIRE(store_tuning(file, model, {3, 7, LoadMode::map}).ok());
   CHECK_FALSE(find(other).has_value());
-  REQUIRE(store_tuning(file, other, {1, 0, LoadMode::automatic}).ok());
-  REQUIRE(store_tuning(file, model, {4, 8, LoadMode::automatic}).ok());
+  REQUIRE(store_tuning(file, other, {1, 0, LoadMode::read_if_fits}).ok());
+  REQUIRE(store_tuning(file, model, {4, 8, LoadMode::read_if_fits}).ok());
   const auto found = find(model), second = find(other);
   REQUIRE(found.has_value());
   REQUIRE(second.has_value());
   CHECK(found->decode_threads == 4);
   CHECK(found->prefill_threads == 8);
-  CHECK(found->load == LoadMode::automatic);
-  CHECK(found->is_stored);
+  CHECK(found->load == LoadMode::read_if_fits);
   CHECK(second->decode_threads == 1);
   // A model converted anew is another one.
   const std::string moved = test::temporary_directory() + "/other-recipe";
