@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "numa/cores.h"
+#include "numa/memory_limit.h"
 
 namespace r1::numa {
 namespace {
@@ -120,6 +121,9 @@ Topology read_topology() {
   t.n_threads = t.n_cores;
   t.memory_bytes = meminfo_bytes("MemTotal");
   t.memory_available_bytes = meminfo_bytes("MemAvailable");
+  if (const auto allowed = cgroup_memory_available_bytes()) {
+    t.memory_available_bytes = std::min(t.memory_available_bytes, *allowed);
+  }
   t.transparent_huge_pages = bracketed_word("/sys/kernel/mm/transparent_hugepage/enabled");
   const Hwloc hwloc;
   if (hwloc.topology == nullptr) return t;

@@ -20,7 +20,7 @@ struct Topology {
   int n_threads = 0;  // hardware threads that this process may use
   std::vector<Node> nodes;
   std::uint64_t memory_bytes = 0;
-  std::uint64_t memory_available_bytes = 0;
+  std::uint64_t memory_available_bytes = 0;  // to this process: in a container, what its control groups allow
   std::uint64_t l2_bytes = 0, l3_bytes = 0;  // one instance
   std::string cpu_name;
   std::string transparent_huge_pages;  // "always", "madvise", "never", or "" where unknown
