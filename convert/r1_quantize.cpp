@@ -337,15 +337,18 @@ int main_synth(int argc, char** argv) {
       ->required()
       ->check(CLI::Range(1, 4096));
   app.add_option("--dense", flags.shape.n_dense, "Dense layers before them; the default is first_k_dense_replace")
-      ->check(CLI::Range(0, 4096));
+      ->check(CLI::Range(0, 4096).description(""));
   app.add_option("--experts", flags.shape.n_experts, "Experts of a layer; the default is n_routed_experts")
       ->check(CLI::Range(1, 16384));
   app.add_option("--recipe", flags.recipe, "Which formats to use; the default is the largest that fits this machine");
-  const std::map<std::string, convert::SynthRouter> routers = {{"uniform", convert::SynthRouter::uniform},
-                                                               {"zipf", convert::SynthRouter::zipf}};
-  app.add_option("--router", flags.router, "uniform: experts equally popular; zipf: a few are chosen much more often")
-      ->transform(CLI::CheckedTransformer(routers))
-      ->default_str("uniform");
+  app.add_option_function<std::string>(
+         "--router",
+         [&](const std::string& name) {
+           flags.router = name == "zipf" ? convert::SynthRouter::zipf : convert::SynthRouter::uniform;
+         },
+         "uniform: experts equally popular; zipf: a few are chosen much more often [uniform]")
+      ->type_name("uniform|zipf")
+      ->check(CLI::IsMember({"uniform", "zipf"}).description(""));
   app.add_option("--seed", flags.seed, "Other weights for another number")->capture_default_str();
   app.add_option("--threads", flags.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
   app.add_flag("--json", flags.json, "Print the summary as JSON");
