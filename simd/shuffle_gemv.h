@@ -41,7 +41,7 @@ constexpr bool pairs_fit(TrellisShape shape) {
   return true;
 }
 
-consteval CutTables cut_tables(TrellisShape shape, int m, LaneOffsets lane_offset) {
+constexpr CutTables cut_tables(TrellisShape shape, int m, LaneOffsets lane_offset) {
   CutTables tables{};
   for (int lane = 0; lane < 4; ++lane) {
     for (int i = 0; i < 8; ++i) {  // words of a lane, four a string

@@ -34,7 +34,7 @@ struct Vector256 : Dot {
   }
 
   // The upper lane's load ends where the strings do, so that nothing behind them is read.
-  static consteval LaneOffsets lane_offset(int group_bytes) { return {{0, 16 - 2 * group_bytes, 0, 0}}; }
+  static constexpr LaneOffsets lane_offset(int group_bytes) { return {{0, 16 - 2 * group_bytes, 0, 0}}; }
   template <int GroupBytes>
   static Bytes load_strings(const std::uint8_t* p) {
     if constexpr (GroupBytes == 8) return load(p);

@@ -34,7 +34,7 @@ struct Vector512 {
   }
 
   // Eight strings side by side; a lane takes the four dwords from the one where its two strings begin.
-  static consteval LaneOffsets lane_offset(int group_bytes) {
+  static constexpr LaneOffsets lane_offset(int group_bytes) {
     return {{0, 2 * group_bytes % 4, 4 * group_bytes % 4, 6 * group_bytes % 4}};
   }
   template <int GroupBytes>

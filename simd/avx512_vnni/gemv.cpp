@@ -23,7 +23,7 @@ struct alignas(64) Bytes64 {
 };
 
 // Bit offsets of windows 8m … 8m + 7 of a group, for each of the eight strings of a zmm.
-consteval Bytes64 multishift_control(TrellisShape shape, int m) {
+constexpr Bytes64 multishift_control(TrellisShape shape, int m) {
   Bytes64 control{};
   for (int i = 0; i < 8; ++i) {
     for (int row = 0; row < 8; ++row) control.at[8 * row + i] = static_cast<std::uint8_t>(shape.bit_offset(8 * m + i));
@@ -32,7 +32,7 @@ consteval Bytes64 multishift_control(TrellisShape shape, int m) {
 }
 
 // Spreads eight strings of group_bytes to qwords; the first bytes follow the last, since the strings are circular.
-consteval Bytes64 spread_control(TrellisShape shape) {
+constexpr Bytes64 spread_control(TrellisShape shape) {
   Bytes64 control{};
   for (int row = 0; row < 8; ++row) {
     for (int i = 0; i < 8; ++i) {
