@@ -74,6 +74,7 @@ Kernels make_table(Isa isa) {
   table.isa = isa;
   use_float_kernels(table);
   use_attention_kernels(table);
+  use_avx2_q8_attention(table);
   if (isa == Isa::scalar) {
     use_scalar_gemv(table.gemv);
     table.quantize_row = quantize_row_scalar;
@@ -81,9 +82,15 @@ Kernels make_table(Isa isa) {
   }
   use_avx2_gemv(table.gemv);
   table.quantize_row = quantize_row_avx2;
-  if (isa == Isa::avx2_vnni) use_avx2_vnni_gemv(table.gemv);
+  if (isa == Isa::avx2_vnni) {
+    use_avx2_vnni_gemv(table.gemv);
+    use_avx2_vnni_q8_attention(table);
+  }
   if (isa == Isa::avx512) use_avx512_gemv(table.gemv);
-  if (isa == Isa::avx512_vnni) use_avx512_vnni_gemv(table.gemv);
+  if (isa == Isa::avx512_vnni) {
+    use_avx512_vnni_gemv(table.gemv);
+    use_avx512_vnni_q8_attention(table);
+  }
   return table;
 }
 

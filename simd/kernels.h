@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "quant/format.h"
+#include "simd/q8_cache.h"
 
 namespace r1::simd {
 
@@ -82,8 +83,8 @@ using GemvFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32
                         std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy);
 
 // Element type of a KV cache row.
-enum class KvType : std::uint8_t { f32, f16, bf16 };
-[[nodiscard]] std::size_t kv_element_bytes(KvType type);
+enum class KvType : std::uint8_t { f32, f16, bf16, q8 };  // q8: pages of q8_cache.h
+[[nodiscard]] std::size_t kv_element_bytes(KvType type);  // not q8
 
 struct Kernels {
   Isa isa = Isa::scalar;
@@ -115,7 +116,10 @@ struct Kernels {
              std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) = nullptr;
   // In place: x[j] = exp(x[j] − max), returns Σ; *max_out = max x. n ≥ 1.
   float (*softmax_part)(float* x, std::size_t n, float* max_out) = nullptr;
-  // f32 → cache element type
+  // The same over a q8 cache (q8_cache.h)
+  Q8QkFn q8_qk = nullptr;
+  Q8PvFn q8_pv = nullptr;
+  // f32 → cache element type, not q8
   void (*store_kv)(KvType type, const float* x, std::size_t n, void* out) = nullptr;
 };
 

@@ -64,8 +64,8 @@ inline void attend_tile(Pass& pass, MemberScratch& own, const HeadGroup& group, 
     for (std::uint32_t t = 0; t < tile.n_tokens; ++t) {  // inside: a split's rows serve all tokens from the cache
       const std::uint32_t n_kv = slot(t).row + 1;
       if (split >= n_splits(n_kv)) continue;
-      attend_split(group, *slot(t).kv, n_kv, split, q + std::size_t{t} * n_heads * group.d_qk, group.d_qk,
-                   own.scores.data(), split == 0 ? total(t) : part);
+      attend_split(group, *slot(t).kv, n_kv, split, q + std::size_t{t} * n_heads * group.d_qk, group.d_qk, own.split,
+                   split == 0 ? total(t) : part);
       if (split > 0) fold(n_heads, group.d_v, part, total(t));
     }
   }
@@ -80,6 +80,7 @@ void attend(const numa::Member& member, Pass& pass, std::uint32_t kv_layer, cons
             Output&& output) {
   Scratch& s = pass.scratch;
   MemberScratch& own = pass.own(member);
+  own.split.values_of = nullptr;
   const std::uint32_t n_tokens = pass.n_tokens();
   const auto index = static_cast<std::uint32_t>(member.index()), count = static_cast<std::uint32_t>(member.count());
   const auto head_group = [&](std::uint32_t kv_head, std::uint32_t n_heads) {
@@ -126,7 +127,7 @@ void attend(const numa::Member& member, Pass& pass, std::uint32_t kv_layer, cons
       const std::uint32_t split = unit / groups.size(), group = unit % groups.size();
       const Heads heads = groups.heads(group);
       attend_split(head_group(groups.kv_head(group), heads.n), *slot.kv, n_kv, split,
-                   s.split_q.at(token * ldq + std::size_t{heads.first} * shape.d_qk), shape.d_qk, own.scores.data(),
+                   s.split_q.at(token * ldq + std::size_t{heads.first} * shape.d_qk), shape.d_qk, own.split,
                    part_of(split, heads.first));
     }
     member.barrier();

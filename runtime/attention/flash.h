@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "runtime/kv_cache/kv_cache.h"
+#include "runtime/model/buffer.h"
 #include "simd/kernels.h"
 
 namespace r1::rt {
@@ -31,10 +32,26 @@ struct HeadGroup {
   std::uint32_t d_qk = 0, d_v = 0;
 };
 
-// The softmax of one split of a cache whose first n_kv rows are seen. q [n_heads, ldq] is scaled already;
-// scores [n_heads, split_tokens] is scratch.
+// What attending to splits needs besides; one per member of the team.
+struct SplitScratch {
+  SplitScratch() = default;
+  SplitScratch(std::uint32_t n_heads, std::uint32_t d_qk, std::uint32_t d_v);
+
+  Buffer<float> scores;  // [n_heads, split_tokens]
+  // q8
+  Buffer<std::int8_t> q;                 // [n_heads, d_qk + 8] queries of the heads at hand
+  Buffer<float> q_scale;                 // [n_heads, 2]
+  Buffer<std::int32_t> q_sum;            // [n_heads, 2]
+  Buffer<std::uint8_t> weights;          // [n_heads, split_tokens]
+  Buffer<float> weight_step;             // [n_heads]
+  Buffer<std::int8_t> values;            // [split_tokens / 4, d_v padded, 4] MLA's latents of one split:
+  const std::byte* values_of = nullptr;  // of this page, as long as no row is stored
+  std::uint32_t n_values = 0;            // its first rows
+};
+
+// The softmax of one split of a cache whose first n_kv rows are seen. q [n_heads, ldq] is scaled already.
 void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv, std::uint32_t split, const float* q,
-                  std::size_t ldq, float* scores, const SoftmaxPart& part);
+                  std::size_t ldq, SplitScratch& scratch, const SoftmaxPart& part);
 
 // total ← total and the part that follows it.
 void fold(std::uint32_t n_heads, std::uint32_t d_v, const SoftmaxPart& part, const SoftmaxPart& total);

@@ -33,8 +33,8 @@ void store_keys_and_values(const numa::Member& member, Pass& pass, const Gqa& w,
     finish_head(pass, k, w.k_bias != nullptr ? w.k_bias + head * d : nullptr, w.k_norm, s.cos.at(pairs),
                 s.sin.at(pairs));
     finish_head(pass, v, w.v_bias != nullptr ? w.v_bias + head * d : nullptr, nullptr, nullptr, nullptr);
-    pass.kernels.store_kv(slot.kv->shape().type, k, d, slot.kv->k_row(slot.row, kv_layer, head));
-    pass.kernels.store_kv(slot.kv->shape().type, v, d, slot.kv->v_row(slot.row, kv_layer, head));
+    slot.kv->store_k(pass.kernels, slot.row, kv_layer, head, k);
+    slot.kv->store_v(pass.kernels, slot.row, kv_layer, head, v);
   }
 }
 

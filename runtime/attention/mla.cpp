@@ -25,7 +25,7 @@ void store_latents(const numa::Member& member, Pass& pass, const Mla& w, std::ui
     pass.kernels.rms_norm(row, w.kv_a_layernorm, c.kv_lora_rank, c.rms_norm_eps, row);
     pass.kernels.rope_interleaved(row + c.kv_lora_rank, pass.scratch.cos.at(std::size_t{token} * pairs),
                                   pass.scratch.sin.at(std::size_t{token} * pairs), c.qk_rope_head_dim);
-    pass.kernels.store_kv(slot.kv->shape().type, row, width, slot.kv->k_row(slot.row, kv_layer, 0));
+    slot.kv->store_k(pass.kernels, slot.row, kv_layer, 0, row);
   }
 }
 

@@ -44,9 +44,9 @@ void add_threads_option(CLI::App& app, int& n_threads) {
 }
 
 void add_kv_type_option(CLI::App& app, std::string& kv_type, const std::string& extra_help) {
-  app.add_option("--kv-type", kv_type, "Number type of the KV cache: f16, bf16 or f32 " + extra_help)
+  app.add_option("--kv-type", kv_type, "Number type of the KV cache: f16, bf16, q8 or f32 " + extra_help)
       ->type_name("TYPE")
-      ->check(CLI::IsMember({"f16", "bf16", "f32"}).description(""))
+      ->check(CLI::IsMember({"f16", "bf16", "q8", "f32"}).description(""))
       ->group("Machine");
 }
 
@@ -59,6 +59,7 @@ void add_isa_option(CLI::App& app, std::string& isa) {
 KvCacheType kv_cache_type(const std::string& name) {
   if (name == "bf16") return KvCacheType::bf16;
   if (name == "f32") return KvCacheType::f32;
+  if (name == "q8") return KvCacheType::q8;
   return KvCacheType::f16;
 }
 

@@ -20,6 +20,8 @@ simd::KvType kv_type_of(KvCacheType type) {
       return simd::KvType::bf16;
     case KvCacheType::f32:
       return simd::KvType::f32;
+    case KvCacheType::q8:
+      return simd::KvType::q8;
     case KvCacheType::f16:
       break;
   }

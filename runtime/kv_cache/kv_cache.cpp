@@ -21,7 +21,24 @@ double gib(double bytes) {
 }  // namespace
 
 std::size_t KvShape::bytes_per_token() const {
-  return std::size_t{n_layers} * n_kv_heads * (k_width + v_width) * simd::kv_element_bytes(type);
+  return std::size_t{n_layers} * n_kv_heads * (k_row_bytes() + v_row_bytes());
+}
+
+std::size_t KvShape::k_row_bytes() const {
+  return type == simd::KvType::q8 ? q8_keys().row_bytes() : k_width * simd::kv_element_bytes(type);
+}
+
+std::size_t KvShape::v_row_bytes() const {
+  if (v_width == 0) return 0;
+  return type == simd::KvType::q8 ? q8_values().row_bytes() : v_width * simd::kv_element_bytes(type);
+}
+
+simd::Q8KeyShape KvShape::q8_keys() const {
+  return {kv_page_tokens, {k_width - k_rope_width, k_rope_width}};
+}
+
+simd::Q8ValueShape KvShape::q8_values() const {
+  return {kv_page_tokens, v_width};
 }
 
 KvShape kv_shape(const ModelConfig& config, simd::KvType type, bool with_mtp_layers) {
@@ -30,6 +47,7 @@ KvShape kv_shape(const ModelConfig& config, simd::KvType type, bool with_mtp_lay
   shape.n_layers = config.num_hidden_layers + (with_mtp_layers ? config.num_nextn_predict_layers : 0);
   if (config.is_mla()) {
     shape.k_width = config.kv_lora_rank + config.qk_rope_head_dim;
+    shape.k_rope_width = config.qk_rope_head_dim;
   } else {
     shape.n_kv_heads = config.num_key_value_heads;
     shape.k_width = shape.v_width = config.head_dim;
@@ -58,10 +76,12 @@ Result<std::uint32_t> plan_context(const KvShape& shape, std::uint32_t wanted, s
 }
 
 KvCache::KvCache(const KvShape& shape, std::uint32_t max_tokens) : shape_(shape), max_tokens_(max_tokens) {
-  const std::size_t element_bytes = simd::kv_element_bytes(shape.type);
-  k_head_bytes_ = element_bytes * shape.k_width * kv_page_tokens;
-  v_head_bytes_ = shape.v_width == 0 ? k_head_bytes_ : element_bytes * shape.v_width * kv_page_tokens;
-  layer_bytes_ = shape.n_kv_heads * (k_head_bytes_ + (shape.v_width == 0 ? 0 : v_head_bytes_));
+  const bool q8 = shape.type == simd::KvType::q8;
+  const auto aligned = [](std::size_t bytes) { return (bytes + 63) / 64 * 64; };
+  k_head_bytes_ = aligned(q8 ? shape.q8_keys().page_bytes() : shape.k_row_bytes() * kv_page_tokens);
+  v_head_bytes_ =
+      shape.v_width == 0 ? 0 : aligned(q8 ? shape.q8_values().page_bytes() : shape.v_row_bytes() * kv_page_tokens);
+  layer_bytes_ = shape.n_kv_heads * (k_head_bytes_ + v_head_bytes_);
   page_bytes_ = layer_bytes_ * shape.n_layers;
   pages_.reserve(pages_for(max_tokens));
 }
@@ -99,17 +119,36 @@ Result<KvCache> KvCache::copy(std::uint32_t n_tokens) const {
   return twin;
 }
 
+void KvCache::store_k(const simd::Kernels& kernels, std::uint32_t token, std::uint32_t layer, std::uint32_t head,
+                      const float* k) {
+  if (shape_.type == simd::KvType::q8) {
+    auto* page = const_cast<std::byte*>(k_page(token / kv_page_tokens, layer, head));
+    simd::store_q8_key(shape_.q8_keys(), k, page, token % kv_page_tokens);
+  } else {
+    kernels.store_kv(shape_.type, k, shape_.k_width, k_row(token, layer, head));
+  }
+}
+
+void KvCache::store_v(const simd::Kernels& kernels, std::uint32_t token, std::uint32_t layer, std::uint32_t head,
+                      const float* v) {
+  if (shape_.type == simd::KvType::q8) {
+    auto* page = const_cast<std::byte*>(v_page(token / kv_page_tokens, layer, head));
+    simd::store_q8_value(shape_.q8_values(), v, page, token % kv_page_tokens);
+  } else {
+    kernels.store_kv(shape_.type, v, shape_.v_width, v_row(token, layer, head));
+  }
+}
+
 template <class Fn>
 void KvCache::for_each_run(std::uint32_t n_tokens, Fn&& fn) const {
   for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
     for (const bool values : {false, true}) {
       if (values && shape_.v_width == 0) continue;
-      const std::size_t row_bytes = (values ? v_head_bytes_ : k_head_bytes_) / kv_page_tokens;
       for (std::uint32_t head = 0; head < shape_.n_kv_heads; ++head) {
         for (std::uint32_t first = 0; first < n_tokens; first += kv_page_tokens) {
           const std::uint32_t page = first / kv_page_tokens;
           const std::byte* rows = values ? v_page(page, layer, head) : k_page(page, layer, head);
-          fn(rows, row_bytes * std::min(kv_page_tokens, n_tokens - first));
+          fn(const_cast<std::byte*>(rows), values, std::min(kv_page_tokens, n_tokens - first));
         }
       }
     }
@@ -117,10 +156,21 @@ void KvCache::for_each_run(std::uint32_t n_tokens, Fn&& fn) const {
 }
 
 void KvCache::write_rows(std::uint32_t n_tokens, std::span<std::byte> out) const {
-  std::size_t offset = 0;
-  for_each_run(n_tokens, [&](const std::byte* rows, std::size_t length) {
-    std::memcpy(out.data() + offset, rows, length);
-    offset += length;
+  std::byte* to = out.data();
+  for_each_run(n_tokens, [&](const std::byte* page, bool values, std::uint32_t n_rows) {
+    const std::size_t row_bytes = values ? shape_.v_row_bytes() : shape_.k_row_bytes();
+    if (shape_.type != simd::KvType::q8) {
+      std::memcpy(to, page, row_bytes * n_rows);
+      to += row_bytes * n_rows;
+      return;
+    }
+    for (std::uint32_t row = 0; row < n_rows; ++row, to += row_bytes) {
+      if (values) {
+        simd::read_q8_value(shape_.q8_values(), page, row, to);
+      } else {
+        simd::read_q8_key(shape_.q8_keys(), page, row, to);
+      }
+    }
   });
 }
 
@@ -132,10 +182,21 @@ Result<void> KvCache::read_rows(std::uint32_t n_tokens, std::span<const std::byt
                  {}};
   }
   R1_CHECK(grow(n_tokens));
-  std::size_t offset = 0;
-  for_each_run(n_tokens, [&](const std::byte* rows, std::size_t length) {
-    std::memcpy(const_cast<std::byte*>(rows), in.data() + offset, length);
-    offset += length;
+  const std::byte* from = in.data();
+  for_each_run(n_tokens, [&](std::byte* page, bool values, std::uint32_t n_rows) {
+    const std::size_t row_bytes = values ? shape_.v_row_bytes() : shape_.k_row_bytes();
+    if (shape_.type != simd::KvType::q8) {
+      std::memcpy(page, from, row_bytes * n_rows);
+      from += row_bytes * n_rows;
+      return;
+    }
+    for (std::uint32_t row = 0; row < n_rows; ++row, from += row_bytes) {
+      if (values) {
+        simd::write_q8_value(shape_.q8_values(), from, page, row);
+      } else {
+        simd::write_q8_key(shape_.q8_keys(), from, page, row);
+      }
+    }
   });
   return {};
 }

@@ -24,10 +24,16 @@ struct KvShape {
   simd::KvType type = simd::KvType::f16;
   std::uint32_t n_layers = 0;
   std::uint32_t n_kv_heads = 1;
-  std::uint32_t k_width = 0;  // elements of a K row
-  std::uint32_t v_width = 0;  // elements of a V row; 0: values are the first elements of the K row (MLA)
+  std::uint32_t k_width = 0;       // elements of a K row
+  std::uint32_t v_width = 0;       // elements of a V row; 0: values are the first elements of the K row (MLA)
+  std::uint32_t k_rope_width = 0;  // the last elements of a K row, which q8 gives a scale of their own (MLA)
 
+  [[nodiscard]] std::size_t k_row_bytes() const;  // of one layer and head
+  [[nodiscard]] std::size_t v_row_bytes() const;
   [[nodiscard]] std::size_t bytes_per_token() const;
+  // Of a q8 cache
+  [[nodiscard]] simd::Q8KeyShape q8_keys() const;
+  [[nodiscard]] simd::Q8ValueShape q8_values() const;
 };
 [[nodiscard]] KvShape kv_shape(const ModelConfig& config, simd::KvType type, bool with_mtp_layers);
 
@@ -51,7 +57,8 @@ class KvCache {
   // The first n_tokens of this cache, as a cache of its own.
   [[nodiscard]] Result<KvCache> copy(std::uint32_t n_tokens) const;
 
-  // A page's rows of one layer and head: [kv_page_tokens, k_width] and [kv_page_tokens, v_width].
+  // A page's rows of one layer and head: [kv_page_tokens, k_width] and [kv_page_tokens, v_width]; q8: as q8_cache.h
+  // lays them out.
   [[nodiscard]] const std::byte* k_page(std::uint32_t page, std::uint32_t layer, std::uint32_t head) const {
     return pages_[page].data() + layer * layer_bytes_ + head * k_head_bytes_;
   }
@@ -59,14 +66,19 @@ class KvCache {
     if (shape_.v_width == 0) return k_page(page, layer, head);
     return pages_[page].data() + layer * layer_bytes_ + shape_.n_kv_heads * k_head_bytes_ + head * v_head_bytes_;
   }
-  // One token's row.
+  // One token's row into the cache. k [k_width], v [v_width]
+  void store_k(const simd::Kernels& kernels, std::uint32_t token, std::uint32_t layer, std::uint32_t head,
+               const float* k);
+  void store_v(const simd::Kernels& kernels, std::uint32_t token, std::uint32_t layer, std::uint32_t head,
+               const float* v);
+  // One token's row where it lies in one piece (not q8).
   [[nodiscard]] std::byte* k_row(std::uint32_t token, std::uint32_t layer, std::uint32_t head) {
     return const_cast<std::byte*>(k_page(token / kv_page_tokens, layer, head)) +
-           (token % kv_page_tokens) * (k_head_bytes_ / kv_page_tokens);
+           (token % kv_page_tokens) * shape_.k_row_bytes();
   }
   [[nodiscard]] std::byte* v_row(std::uint32_t token, std::uint32_t layer, std::uint32_t head) {
     return const_cast<std::byte*>(v_page(token / kv_page_tokens, layer, head)) +
-           (token % kv_page_tokens) * (v_head_bytes_ / kv_page_tokens);
+           (token % kv_page_tokens) * shape_.v_row_bytes();
   }
 
   // Snapshots: the rows of the first n_tokens, layer by layer, head by head, K before V. n_tokens · bytes_per_token.
@@ -74,7 +86,8 @@ class KvCache {
   Result<void> read_rows(std::uint32_t n_tokens, std::span<const std::byte> in);
 
  private:
-  template <class Fn>  // fn(page bytes of one run of rows, length_bytes), in snapshot order
+  // fn(rows of one layer and head in a page, whether they are values, how many), in snapshot order
+  template <class Fn>
   void for_each_run(std::uint32_t n_tokens, Fn&& fn) const;
 
   KvShape shape_;

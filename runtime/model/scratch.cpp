@@ -67,7 +67,7 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
     m.out = Buffer<float>(tile * group * d_v);
     m.max_sum = Buffer<float>(2 * tile * group);
     m.part = Buffer<float>(group * (d_v + 2));
-    m.scores = Buffer<float>(group * split_tokens);
+    m.split = SplitScratch(attention_group_heads, d_qk, d_v);
     if (c.is_mla())
       m.head_rows = simd::ActivationBuffer(attention_tile_tokens, std::max(c.qk_nope_head_dim, c.kv_lora_rank));
     if (c.is_moe()) {

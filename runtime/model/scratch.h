@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/attention/flash.h"
 #include "runtime/model/buffer.h"
 #include "runtime/model/shared_input.h"
 #include "runtime/model/weights.h"
@@ -52,7 +53,7 @@ struct MemberScratch {
   Buffer<float> out;                 // [tile, group, d_v] attention of all splits so far
   Buffer<float> max_sum;             // [2, tile, group]
   Buffer<float> part;                // [group, d_v + 2] of one split
-  Buffer<float> scores;              // [group, split_tokens]
+  SplitScratch split;                // of a group
   simd::ActivationBuffer head_rows;  // [tile] rows of one head: q_nope, then latents
 
   Routing routing;                         // of a single token

@@ -6,5 +6,6 @@
 namespace r1::simd {
 
 void use_avx2_vnni_gemv(GemvFn* table);  // [n_formats + 1], by format id
+void use_avx2_vnni_q8_attention(Kernels& kernels);
 
 }  // namespace r1::simd

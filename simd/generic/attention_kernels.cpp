@@ -146,6 +146,8 @@ void qk(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, con
       return qk_rows<F16>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
     case KvType::bf16:
       return qk_rows<Bf16>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+    case KvType::q8:
+      return;  // q8_qk
   }
 }
 
@@ -158,6 +160,8 @@ void pv(KvType type, const float* p, std::size_t ldp, std::uint32_t n_heads, con
       return pv_rows<F16>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
     case KvType::bf16:
       return pv_rows<Bf16>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+    case KvType::q8:
+      return;  // q8_pv
   }
 }
 

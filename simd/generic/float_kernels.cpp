@@ -88,10 +88,18 @@ void rope_halves(float* x, const float* cos, const float* sin, std::size_t d) {
 
 float softmax_part(float* x, std::size_t n, float* max_out) {
   float max = x[0];
-  for (std::size_t i = 1; i < n; ++i) max = x[i] > max ? x[i] : max;
+  std::size_t i = 0;
+  if (n >= lanes) {
+    Batch most = Batch::load_unaligned(x);
+    for (; i + lanes <= n; i += lanes) most = xsimd::max(most, Batch::load_unaligned(x + i));
+    alignas(32) float most_of[lanes];
+    most.store_aligned(most_of);
+    for (const float m : most_of) max = m > max ? m : max;
+  }
+  for (; i < n; ++i) max = x[i] > max ? x[i] : max;
   *max_out = max;
   Batch sums(0.0f);
-  std::size_t i = 0;
+  i = 0;
   for (; i + lanes <= n; i += lanes) {
     const Batch e = xsimd::exp(Batch::load_unaligned(x + i) - Batch(max));
     e.store_unaligned(x + i);

@@ -17,7 +17,8 @@ inline std::vector<const r1::simd::Kernels*> machine_tables() {
 
 namespace r1::simd {
 void use_avx2_vnni_gemv_evex(GemvFn* table);
-}
+void use_avx2_vnni_q8_attention_evex(Kernels& kernels);
+}  // namespace r1::simd
 
 // Those, and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of the same instruction where only that is there.
 inline std::vector<const r1::simd::Kernels*> tested_tables() {
@@ -28,6 +29,7 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
       r1::simd::Kernels table = *r1::simd::kernels_for(r1::simd::Isa::avx2);
       table.isa = r1::simd::Isa::avx2_vnni;
       r1::simd::use_avx2_vnni_gemv_evex(table.gemv);
+      r1::simd::use_avx2_vnni_q8_attention_evex(table);
       return table;
     }();
     tables.push_back(&emulated);

@@ -13,7 +13,8 @@
 
 namespace r1 {
 
-enum class KvCacheType { f16, bf16, f32 };
+// q8: eight bits a value, integer products; half the memory of f16.
+enum class KvCacheType { f16, bf16, f32, q8 };
 
 struct SessionOptions {
   std::uint32_t context_tokens = 0;  // 0: the model's maximum, but no more than memory allows; grown as needed

@@ -69,11 +69,11 @@ struct Problem {
 
 std::vector<float> by_splits(const HeadGroup& group, const KvCache& kv, const Problem& problem) {
   const std::uint32_t n = group.n_heads;
-  std::vector<float> scores(n * split_tokens), out(std::size_t{n} * group.d_v), more(out.size()), max(2 * n),
-      sum(2 * n);
+  std::vector<float> out(std::size_t{n} * group.d_v), more(out.size()), max(2 * n), sum(2 * n);
+  SplitScratch scratch(n, problem.shape.k_width, group.d_v);
   const SoftmaxPart total{max.data(), sum.data(), out.data()}, part{max.data() + n, sum.data() + n, more.data()};
   for (std::uint32_t split = 0; split < n_splits(problem.n_kv); ++split) {
-    attend_split(group, kv, problem.n_kv, split, problem.q.data(), problem.shape.k_width, scores.data(),
+    attend_split(group, kv, problem.n_kv, split, problem.q.data(), problem.shape.k_width, scratch,
                  split == 0 ? total : part);
     if (split > 0) fold(n, group.d_v, part, total);
   }

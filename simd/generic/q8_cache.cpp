@@ -1,0 +1,208 @@
+// Rows of a q8 cache: quantization and layout, one instance for all instruction sets.
+#include "simd/q8_cache.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+namespace r1::simd {
+namespace {
+
+// max|x| / 127, or NaN if x holds NaN or infinity.
+float scale_of(const float* x, std::uint32_t n) {
+  // Bits of |x| order as x does, and NaN and infinity come last.
+  std::uint32_t largest = 0;
+  for (std::uint32_t i = 0; i < n; ++i) {
+    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  if (largest >= 0x7f800000u) return std::numeric_limits<float>::quiet_NaN();
+  return std::bit_cast<float>(largest) / 127;
+}
+
+// x / scale to nearest, n ≤ 32; 0 where the scale is 0 or NaN.
+void codes_of(const float* x, std::uint32_t n, float scale, std::int8_t* codes) {
+  alignas(32) float padded[32] = {};
+  if (scale > 0) std::memcpy(padded, x, n * sizeof(float));
+  const __m256 divisor = _mm256_set1_ps(scale > 0 ? scale : 1.0f);
+  const __m256 most = _mm256_set1_ps(127), least = _mm256_set1_ps(-127);  // a subnormal scale is inexact
+  __m256i words[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m256 ratio = _mm256_div_ps(_mm256_load_ps(padded + 8 * i), divisor);
+    words[i] = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(ratio, most), least));
+  }
+  const __m256i packed =
+      _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
+  alignas(32) std::int8_t bytes[32];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(bytes),
+                     _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  std::memcpy(codes, bytes, n);
+}
+
+constexpr std::uint32_t piece = 32;  // elements that codes_of takes at a time
+
+constexpr int key_offset = 128;
+
+std::byte* key_quad(const Q8KeyShape& shape, std::byte* page, std::uint32_t row, std::uint32_t quad) {
+  return page + row / q8_block_rows * shape.block_bytes() +
+         (std::size_t{quad} * q8_block_rows + row % q8_block_rows) * 4;
+}
+
+float* key_scale(const Q8KeyShape& shape, std::byte* page, std::uint32_t row, int part) {
+  return reinterpret_cast<float*>(page + shape.code_bytes()) + static_cast<std::size_t>(part) * shape.page_rows + row;
+}
+
+std::byte* value_code(const Q8ValueShape& shape, std::byte* page, std::uint32_t row, std::uint32_t i) {
+  return page + (std::size_t{row / 4} * shape.padded_width() + i) * 4 + row % 4;
+}
+
+float* value_scale(const Q8ValueShape& shape, std::byte* page, std::uint32_t row) {
+  return reinterpret_cast<float*>(page + shape.code_bytes()) + row;
+}
+
+std::byte* writable(const std::byte* page) {
+  return const_cast<std::byte*>(page);
+}
+
+}  // namespace
+
+void store_q8_key(const Q8KeyShape& shape, const float* x, std::byte* page, std::uint32_t row) {
+  std::uint32_t first_quad = 0;
+  for (int part = 0; part < shape.parts(); ++part) {
+    const std::uint32_t width = shape.width[part];
+    const float scale = scale_of(x, width);
+    *key_scale(shape, page, row, part) = scale;
+    for (std::uint32_t first = 0; first < width; first += piece) {
+      const std::uint32_t n = std::min(piece, width - first), n_quads = (n + 3) / 4;
+      alignas(4) std::int8_t codes[piece] = {};
+      codes_of(x + first, n, scale, codes);
+      for (std::int8_t& code : codes) code = static_cast<std::int8_t>(code ^ -key_offset);  // + 128
+      for (std::uint32_t quad = 0; quad < n_quads; ++quad) {
+        std::memcpy(key_quad(shape, page, row, first_quad + first / 4 + quad), codes + std::size_t{quad} * 4, 4);
+      }
+    }
+    x += width;
+    first_quad += shape.quads(part);
+  }
+}
+
+void store_q8_value(const Q8ValueShape& shape, const float* x, std::byte* page, std::uint32_t row) {
+  const float scale = scale_of(x, shape.width);
+  *value_scale(shape, page, row) = scale;
+  for (std::uint32_t first = 0; first < shape.width; first += piece) {
+    const std::uint32_t n = std::min(piece, shape.width - first);
+    std::int8_t codes[piece];
+    codes_of(x + first, n, scale, codes);
+    for (std::uint32_t i = 0; i < n; ++i) *value_code(shape, page, row, first + i) = static_cast<std::byte>(codes[i]);
+  }
+}
+
+void quantize_q8_query(const Q8KeyShape& shape, const float* x, std::int8_t* q, float* scale, std::int32_t* sum) {
+  scale[1] = 0;
+  sum[1] = 0;
+  for (int part = 0; part < shape.parts(); ++part) {
+    const std::uint32_t width = shape.width[part];
+    scale[part] = scale_of(x, width);
+    std::memset(q, 0, std::size_t{shape.quads(part)} * 4);
+    for (std::uint32_t first = 0; first < width; first += piece) {
+      codes_of(x + first, std::min(piece, width - first), scale[part], q + first);
+    }
+    sum[part] = std::accumulate(q, q + width, std::int32_t{0});
+    x += width;
+    q += std::size_t{shape.quads(part)} * 4;
+  }
+}
+
+void keys_to_values(const Q8KeyShape& shape, const std::byte* page, std::uint32_t n_rows, std::int8_t* values) {
+  const Q8ValueShape as_values{shape.page_rows, shape.width[0]};
+  // A register is four rows by four elements: bytes turn around in it, and keys lose their offset.
+  const __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m128i offset = _mm_set1_epi8(static_cast<char>(key_offset));
+  for (std::uint32_t row = 0; row < n_rows; row += 4) {
+    std::int8_t* out = values + std::size_t{row} * as_values.padded_width();
+    for (std::uint32_t quad = 0; quad < shape.quads(0); ++quad) {
+      const __m128i in = _mm_loadu_si128(reinterpret_cast<const __m128i*>(key_quad(shape, writable(page), row, quad)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + std::size_t{quad} * 16),
+                       _mm_xor_si128(_mm_shuffle_epi8(in, turn), offset));
+    }
+  }
+}
+
+float quantize_q8_weights(const float* p, const float* scale, std::uint32_t n, std::uint8_t* weights) {
+  constexpr std::uint32_t lanes = 8;
+  // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
+  constexpr float largest_weight = 254;
+  alignas(32) float tail_p[lanes] = {}, tail_scale[lanes] = {};
+  const std::uint32_t whole = n / lanes * lanes;
+  std::memcpy(tail_p, p + whole, (n - whole) * sizeof(float));
+  std::memcpy(tail_scale, scale + whole, (n - whole) * sizeof(float));
+  const auto product = [&](std::uint32_t j) {
+    return j < whole ? _mm256_mul_ps(_mm256_loadu_ps(p + j), _mm256_loadu_ps(scale + j))
+                     : _mm256_mul_ps(_mm256_load_ps(tail_p), _mm256_load_ps(tail_scale));
+  };
+  __m256 most = _mm256_setzero_ps(), total = _mm256_setzero_ps();
+  for (std::uint32_t j = 0; j < n; j += lanes) {
+    most = _mm256_max_ps(most, product(j));
+    total = _mm256_add_ps(total, product(j));  // NaN is lost in a maximum, not in a sum
+  }
+  alignas(32) float most_of[lanes], total_of[lanes];
+  _mm256_store_ps(most_of, most);
+  _mm256_store_ps(total_of, total);
+  float largest = 0, sum = 0;
+  for (std::uint32_t i = 0; i < lanes; ++i) {
+    largest = most_of[i] > largest ? most_of[i] : largest;
+    sum += total_of[i];
+  }
+  const std::uint32_t padded = (n + 15) / 16 * 16;
+  const float step = largest / largest_weight;
+  if (!(sum >= 0) || !(step > 0)) {
+    std::memset(weights, 0, padded);
+    return sum >= 0 ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+  const __m256 per_step = _mm256_set1_ps(1.0f / step);
+  __m256 carry = _mm256_setzero_ps();
+  for (std::uint32_t j = 0; j < padded; j += lanes) {
+    __m128i bytes = _mm_setzero_si128();
+    if (j < n) {
+      const __m256 wanted = _mm256_fmadd_ps(product(j), per_step, carry);
+      const __m256i rounded = _mm256_cvtps_epi32(wanted);
+      carry = _mm256_sub_ps(wanted, _mm256_cvtepi32_ps(rounded));
+      const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+      bytes = _mm_packus_epi16(words, words);
+    }
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(weights + j), bytes);
+  }
+  return step;
+}
+
+void read_q8_key(const Q8KeyShape& shape, const std::byte* page, std::uint32_t row, std::byte* out) {
+  for (std::uint32_t quad = 0; quad < shape.quads(); ++quad, out += 4) {
+    std::memcpy(out, key_quad(shape, writable(page), row, quad), 4);
+  }
+  for (int part = 0; part < shape.parts(); ++part, out += 4) {
+    std::memcpy(out, key_scale(shape, writable(page), row, part), 4);
+  }
+}
+
+void write_q8_key(const Q8KeyShape& shape, const std::byte* in, std::byte* page, std::uint32_t row) {
+  for (std::uint32_t quad = 0; quad < shape.quads(); ++quad, in += 4) {
+    std::memcpy(key_quad(shape, page, row, quad), in, 4);
+  }
+  for (int part = 0; part < shape.parts(); ++part, in += 4) std::memcpy(key_scale(shape, page, row, part), in, 4);
+}
+
+void read_q8_value(const Q8ValueShape& shape, const std::byte* page, std::uint32_t row, std::byte* out) {
+  for (std::uint32_t i = 0; i < shape.width; ++i) out[i] = *value_code(shape, writable(page), row, i);
+  std::memcpy(out + shape.width, value_scale(shape, writable(page), row), 4);
+}
+
+void write_q8_value(const Q8ValueShape& shape, const std::byte* in, std::byte* page, std::uint32_t row) {
+  for (std::uint32_t i = 0; i < shape.width; ++i) *value_code(shape, page, row, i) = in[i];
+  std::memcpy(value_scale(shape, page, row), in + shape.width, 4);
+}
+
+}  // namespace r1::simd

@@ -1,0 +1,158 @@
+// Internal to simd/: both products of attention over a q8 cache, for any register width and any way `V` to multiply
+// unsigned by signed bytes. A tile is some heads by two registers of rows (or of elements): enough sums to hide the
+// latency of a dot product, few enough loads to keep it fed. Internal linkage, as in trellis_shape.h.
+//
+// V gives: Sum, Unsigned, Signed; lanes; load_unsigned, load_signed, broadcast_unsigned, broadcast_signed (four bytes);
+// dot(sum, Unsigned, Signed); Floats, load, store, set, multiply, fma, to_floats, set_sum.
+#pragma once
+
+#include <cstring>
+
+#include "simd/q8_cache.h"
+
+namespace r1::simd {
+namespace {
+
+constexpr int q8_tile_registers = 2;
+
+template <class V, int NH, int NR>
+[[gnu::always_inline]] inline void q8_qk_tile(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t head,
+                                              const std::uint8_t* codes, const float* scales, std::uint32_t row,
+                                              float* scores, std::size_t lds) {
+  const std::size_t ldq = std::size_t{shape.quads()} * 4;
+  const std::uint8_t* k[NR];  // register r holds rows row + r · lanes …
+  for (int r = 0; r < NR; ++r) {
+    const std::uint32_t first = row + static_cast<std::uint32_t>(r * V::lanes);
+    k[r] = codes + first / q8_block_rows * shape.block_bytes() + first % q8_block_rows * 4;
+  }
+  std::uint32_t quad = 0;
+  for (int part = 0; part < shape.parts(); ++part) {
+    typename V::Sum sum[NH][NR];
+#pragma GCC unroll 8
+    for (int h = 0; h < NH; ++h) {
+      // The keys' codes are unsigned, 128 too large.
+      const auto start =
+          V::set_sum(-128 * queries.sum[2 * (head + static_cast<std::uint32_t>(h)) + static_cast<std::uint32_t>(part)]);
+      for (int r = 0; r < NR; ++r) sum[h][r] = start;
+    }
+    for (const std::uint32_t end = quad + shape.quads(part); quad < end; ++quad) {
+      const std::int8_t* q = queries.q + head * ldq + std::size_t{quad} * 4;
+      typename V::Unsigned keys[NR];
+#pragma GCC unroll 2
+      for (int r = 0; r < NR; ++r) keys[r] = V::load_unsigned(k[r] + std::size_t{quad} * 4 * q8_block_rows);
+#pragma GCC unroll 8
+      for (int h = 0; h < NH; ++h) {
+        const auto query = V::broadcast_signed(q + static_cast<std::size_t>(h) * ldq);
+#pragma GCC unroll 2
+        for (int r = 0; r < NR; ++r) sum[h][r] = V::dot(sum[h][r], keys[r], query);
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < NR; ++r) {
+      const std::uint32_t first = row + static_cast<std::uint32_t>(r * V::lanes);
+      const auto key_scale = V::load(scales + static_cast<std::size_t>(part) * shape.page_rows + first);
+#pragma GCC unroll 8
+      for (int h = 0; h < NH; ++h) {
+        const std::uint32_t at = head + static_cast<std::uint32_t>(h);
+        const auto scale = V::multiply(key_scale, V::set(queries.scale[2 * at + static_cast<std::uint32_t>(part)]));
+        float* out = scores + at * lds + first;
+        V::store(out, part == 0 ? V::multiply(V::to_floats(sum[h][r]), scale)
+                                : V::fma(V::to_floats(sum[h][r]), scale, V::load(out)));
+      }
+    }
+  }
+}
+
+template <class V, int NH>
+void q8_qk_heads(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t head, const std::byte* page,
+                 std::uint32_t n_rows, float* scores, std::size_t lds) {
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(page);
+  const auto* scales = reinterpret_cast<const float*>(page + shape.code_bytes());
+  constexpr std::uint32_t step = V::lanes * q8_tile_registers;
+  std::uint32_t row = 0;
+  for (; row + step <= n_rows; row += step)
+    q8_qk_tile<V, NH, q8_tile_registers>(shape, queries, head, codes, scales, row, scores, lds);
+  for (; row < n_rows; row += V::lanes) q8_qk_tile<V, NH, 1>(shape, queries, head, codes, scales, row, scores, lds);
+}
+
+// Calls body.operator()<NH>(head) over heads 0 … n_heads − 1, V::tile_heads, then 4, 2 and 1 at a time.
+template <class V, class Body>
+inline void q8_for_heads(std::uint32_t n_heads, Body&& body) {
+  std::uint32_t head = 0;
+  for (; head + V::tile_heads <= n_heads; head += V::tile_heads) body.template operator()<V::tile_heads>(head);
+  if constexpr (V::tile_heads > 4) {
+    for (; head + 4 <= n_heads; head += 4) body.template operator()<4>(head);
+  }
+  for (; head + 2 <= n_heads; head += 2) body.template operator()<2>(head);
+  if (head < n_heads) body.template operator()<1>(head);
+}
+
+template <class V>
+void q8_qk(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_heads, const std::byte* page,
+           std::uint32_t n_kv, float* scores, std::size_t lds) {
+  const std::uint32_t n_rows = (n_kv + q8_block_rows - 1) / q8_block_rows * q8_block_rows;
+  q8_for_heads<V>(n_heads, [&]<int NH>(std::uint32_t head) {
+    q8_qk_heads<V, NH>(shape, queries, head, page, n_rows, scores, lds);
+  });
+}
+
+template <class V, int NH, int NR>
+[[gnu::always_inline]] inline void q8_pv_tile(const std::uint8_t* weights, std::size_t ldw, const float* step,
+                                              const std::int8_t* values, std::size_t quad_bytes, std::uint32_t n_quads,
+                                              std::uint32_t width, std::uint32_t first, float* out, std::size_t ldo) {
+  typename V::Sum sum[NH][NR];
+  for (auto& head : sum) {
+    for (auto& s : head) s = V::set_sum(0);
+  }
+  const std::int8_t* v = values + std::size_t{first} * 4;
+  for (std::uint32_t quad = 0; quad < n_quads; ++quad, v += quad_bytes) {
+    typename V::Signed value[NR];
+#pragma GCC unroll 2
+    for (int r = 0; r < NR; ++r) value[r] = V::load_signed(v + 4 * V::lanes * r);
+#pragma GCC unroll 8
+    for (int h = 0; h < NH; ++h) {
+      const auto weight = V::broadcast_unsigned(weights + static_cast<std::size_t>(h) * ldw + std::size_t{quad} * 4);
+#pragma GCC unroll 2
+      for (int r = 0; r < NR; ++r) sum[h][r] = V::dot(sum[h][r], weight, value[r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < NH; ++h) {
+#pragma GCC unroll 2
+    for (int r = 0; r < NR; ++r) {
+      const auto y = V::multiply(V::to_floats(sum[h][r]), V::set(step[h]));
+      const std::uint32_t begin = first + static_cast<std::uint32_t>(r * V::lanes);
+      float* to = out + static_cast<std::size_t>(h) * ldo + begin;
+      if (begin + V::lanes <= width) {
+        V::store(to, y);
+      } else if (begin < width) {
+        float tail[V::lanes];
+        V::store(tail, y);
+        std::memcpy(to, tail, (width - begin) * sizeof(float));
+      }
+    }
+  }
+}
+
+template <class V>
+void q8_pv(std::uint32_t width, const std::uint8_t* weights, std::size_t ldw, const float* step, std::uint32_t n_heads,
+           const std::int8_t* values, std::uint32_t n_kv, float* out, std::size_t ldo) {
+  const std::uint32_t padded = Q8ValueShape{0, width}.padded_width(), n_quads = (n_kv + 3) / 4;
+  constexpr std::uint32_t tile = V::lanes * q8_tile_registers;
+  // A strip of elements of all rows stays in the first-level cache while all heads go over it.
+  for (std::uint32_t first = 0; first < padded; first += tile) {
+    q8_for_heads<V>(n_heads, [&]<int NH>(std::uint32_t head) {
+      const std::uint8_t* w = weights + head * ldw;
+      float* y = out + head * ldo;
+      if (first + tile <= padded) {
+        q8_pv_tile<V, NH, q8_tile_registers>(w, ldw, step + head, values, std::size_t{padded} * 4, n_quads, width,
+                                             first, y, ldo);
+      } else {
+        q8_pv_tile<V, NH, 1>(w, ldw, step + head, values, std::size_t{padded} * 4, n_quads, width, first, y, ldo);
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace r1::simd
