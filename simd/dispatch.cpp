@@ -77,18 +77,25 @@ Kernels make_table(Isa isa) {
   use_avx2_q8_attention(table);
   if (isa == Isa::scalar) {
     use_scalar_gemv(table.gemv);
+    use_scalar_gemm(table.gemm);
     table.quantize_row = quantize_row_scalar;
     return table;
   }
   use_avx2_gemv(table.gemv);
+  use_avx2_gemm(table.gemm);
   table.quantize_row = quantize_row_avx2;
   if (isa == Isa::avx2_vnni) {
     use_avx2_vnni_gemv(table.gemv);
+    use_avx2_vnni_gemm(table.gemm);
     use_avx2_vnni_q8_attention(table);
   }
-  if (isa == Isa::avx512) use_avx512_gemv(table.gemv);
+  if (isa == Isa::avx512) {
+    use_avx512_gemv(table.gemv);
+    use_avx512_gemm(table.gemm);
+  }
   if (isa == Isa::avx512_vnni) {
     use_avx512_vnni_gemv(table.gemv);
+    use_avx512_vnni_gemm(table.gemm);
     use_avx512_vnni_q8_attention(table);
   }
   return table;

@@ -82,6 +82,16 @@ inline constexpr std::uint32_t max_gemv_tokens = 8;
 using GemvFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                         std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy);
 
+// The same for any n_tokens ≥ 1, with the same bits: panels are unpacked once for all tokens. `tile` is the caller's
+// scratch, gemm_tile_bytes aligned to 64, for any matrix; it should stay in the core's second-level cache.
+using GemmFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
+                        std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile);
+inline constexpr std::size_t gemm_tile_bytes = std::size_t{128} << 10;
+// The batch from which `gemm` is worth its unpacking; below, `gemv`.
+[[nodiscard]] constexpr std::uint32_t gemm_min_tokens(quant::Format) {
+  return max_gemv_tokens + 1;
+}
+
 // Element type of a KV cache row.
 enum class KvType : std::uint8_t { f32, f16, bf16, q8 };  // q8: pages of q8_cache.h
 [[nodiscard]] std::size_t kv_element_bytes(KvType type);  // not q8
@@ -89,6 +99,7 @@ enum class KvType : std::uint8_t { f32, f16, bf16, q8 };  // q8: pages of q8_cac
 struct Kernels {
   Isa isa = Isa::scalar;
   GemvFn gemv[quant::n_formats + 1] = {};  // by format id
+  GemmFn gemm[quant::n_formats + 1] = {};  // by format id
 
   // Row `token` of x (already written, [k]) → q, q_step2, q_step4, scale, block_sum; pads x with zeros up to k_padded.
   // Round to nearest even; a row of zeros has scale 0. Returns false if x holds NaN or infinity (q is then all zero).

@@ -118,6 +118,12 @@ void use_avx2_gemv(GemvFn* table) {
   table[static_cast<int>(quant::Format::bf16)] = plain_gemv<Bf16Weights>;
 }
 
+void use_avx2_gemm(GemmFn* table) {
+  use_shuffle_gemm<Vector256<MaddDot, BlendLookup64>>(table);
+  table[static_cast<int>(quant::Format::f32)] = gemm_by_gemv<plain_gemv<F32Weights>>;
+  table[static_cast<int>(quant::Format::bf16)] = gemm_by_gemv<plain_gemv<Bf16Weights>>;
+}
+
 bool quantize_row_avx2(const Activations& view, std::uint32_t token) {
   float* x = ActivationBuffer::x_row(view, token);
   for (std::uint32_t k = view.k; k < view.k_padded; ++k) x[k] = 0;

@@ -6,6 +6,7 @@
 namespace r1::simd {
 
 void use_avx2_gemv(GemvFn* table);  // [n_formats + 1], by format id
+void use_avx2_gemm(GemmFn* table);
 bool quantize_row_avx2(const Activations& view, std::uint32_t token);
 
 }  // namespace r1::simd

@@ -27,4 +27,8 @@ void use_avx2_vnni_gemv(GemvFn* table) {
   use_shuffle_gemv<Vector256<VnniDot, XorLookup64>>(table);
 }
 
+void use_avx2_vnni_gemm(GemmFn* table) {
+  use_shuffle_gemm<Vector256<VnniDot, XorLookup64>>(table);
+}
+
 }  // namespace r1::simd

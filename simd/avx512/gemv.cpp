@@ -11,4 +11,8 @@ void use_avx512_gemv(GemvFn* table) {
   use_shuffle_gemv<Vector512>(table);
 }
 
+void use_avx512_gemm(GemmFn* table) {
+  use_shuffle_gemm<Vector512>(table);
+}
+
 }  // namespace r1::simd

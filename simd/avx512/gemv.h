@@ -6,5 +6,6 @@
 namespace r1::simd {
 
 void use_avx512_gemv(GemvFn* table);  // [n_formats + 1], by format id
+void use_avx512_gemm(GemmFn* table);
 
 }  // namespace r1::simd

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "simd/avx512/scales.h"
+#include "simd/gemm_by_gemv.h"
 #include "simd/trellis_shape.h"
 
 namespace r1::simd {
@@ -247,6 +248,18 @@ void use_avx512_vnni_gemv(GemvFn* table) {
   table[static_cast<int>(Format::t5)] = gemv<Format::t5>;
   table[static_cast<int>(Format::nl6)] = gemv<Format::nl6>;
   table[static_cast<int>(Format::w8)] = gemv<Format::w8>;
+}
+
+void use_avx512_vnni_gemm(GemmFn* table) {
+  table[static_cast<int>(Format::t2)] = gemm_by_gemv<gemv<Format::t2>>;
+  table[static_cast<int>(Format::t2_5)] = gemm_by_gemv<gemv<Format::t2_5>>;
+  table[static_cast<int>(Format::t3)] = gemm_by_gemv<gemv<Format::t3>>;
+  table[static_cast<int>(Format::t3_5)] = gemm_by_gemv<gemv<Format::t3_5>>;
+  table[static_cast<int>(Format::t4)] = gemm_by_gemv<gemv<Format::t4>>;
+  table[static_cast<int>(Format::t4h)] = gemm_by_gemv<gemv<Format::t4h>>;
+  table[static_cast<int>(Format::t5)] = gemm_by_gemv<gemv<Format::t5>>;
+  table[static_cast<int>(Format::nl6)] = gemm_by_gemv<gemv<Format::nl6>>;
+  table[static_cast<int>(Format::w8)] = gemm_by_gemv<gemv<Format::w8>>;
 }
 
 }  // namespace r1::simd

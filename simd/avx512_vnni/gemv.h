@@ -6,6 +6,7 @@
 namespace r1::simd {
 
 void use_avx512_vnni_gemv(GemvFn* table);  // [n_formats + 1], by format id
+void use_avx512_vnni_gemm(GemmFn* table);
 void use_avx512_vnni_q8_attention(Kernels& kernels);
 
 }  // namespace r1::simd

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "quant/fp8.h"
+#include "simd/gemm_by_gemv.h"
 
 namespace r1::simd {
 namespace {
@@ -103,6 +104,13 @@ void gemv_plain(const PackedMatrix& w, const Activations& x, std::uint32_t token
 void use_scalar_gemv(GemvFn* table) {
   for (const Format format : quant::all_formats)
     table[static_cast<int>(format)] = quant::info(format).is_packed() ? gemv_packed : gemv_plain;
+}
+
+void use_scalar_gemm(GemmFn* table) {
+  for (const Format format : quant::all_formats) {
+    table[static_cast<int>(format)] =
+        quant::info(format).is_packed() ? gemm_by_gemv<gemv_packed> : gemm_by_gemv<gemv_plain>;
+  }
 }
 
 bool quantize_row_scalar(const Activations& view, std::uint32_t token) {

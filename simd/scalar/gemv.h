@@ -7,6 +7,7 @@
 namespace r1::simd {
 
 void use_scalar_gemv(GemvFn* table);  // [n_formats + 1], by format id
+void use_scalar_gemm(GemmFn* table);
 bool quantize_row_scalar(const Activations& view, std::uint32_t token);
 
 }  // namespace r1::simd

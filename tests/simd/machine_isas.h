@@ -17,6 +17,7 @@ inline std::vector<const r1::simd::Kernels*> machine_tables() {
 
 namespace r1::simd {
 void use_avx2_vnni_gemv_evex(GemvFn* table);
+void use_avx2_vnni_gemm_evex(GemmFn* table);
 void use_avx2_vnni_q8_attention_evex(Kernels& kernels);
 }  // namespace r1::simd
 
@@ -29,6 +30,7 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
       r1::simd::Kernels table = *r1::simd::kernels_for(r1::simd::Isa::avx2);
       table.isa = r1::simd::Isa::avx2_vnni;
       r1::simd::use_avx2_vnni_gemv_evex(table.gemv);
+      r1::simd::use_avx2_vnni_gemm_evex(table.gemm);
       r1::simd::use_avx2_vnni_q8_attention_evex(table);
       return table;
     }();
