@@ -81,7 +81,27 @@ Session::Impl::Impl(std::shared_ptr<const Model> model_opened, const SessionOpti
   slots.reserve(session_options.batch_tokens);
 }
 
-Result<void> Session::Impl::append_batch(std::span<const Token> batch, bool want_logits) {
+std::span<const float> Session::Impl::last_logits() const {
+  if (n_logit_rows == 0) return {};
+  const std::size_t vocab_size = model->info().vocab_size;
+  return {scratch.logits.at((n_logit_rows - 1) * vocab_size), vocab_size};
+}
+
+void Session::Impl::set_last_logits(std::span<const float> logits) {
+  std::copy(logits.begin(), logits.end(), scratch.logits.data());
+  n_logit_rows = logits.empty() ? 0 : 1;
+}
+
+Result<void> Session::Impl::check_append(std::span<const Token> new_tokens) const {
+  R1_CHECK(rt::check_tokens(new_tokens, model->info().vocab_size));
+  if (new_tokens.size() <= context_tokens - tokens.size()) return {};
+  return Error{ErrorCode::context_full,
+               fmt::format("{} more tokens do not fit: the context of {} holds {}", new_tokens.size(), context_tokens,
+                           tokens.size()),
+               {}};
+}
+
+Result<void> Session::Impl::append_batch(std::span<const Token> batch, std::uint32_t n_logits) {
   const auto first = static_cast<std::uint32_t>(tokens.size()), n = static_cast<std::uint32_t>(batch.size());
   R1_CHECK(kv.grow(first + n));
   scratch.grow_split_parts(first + n);
@@ -91,11 +111,11 @@ Result<void> Session::Impl::append_batch(std::span<const Token> batch, bool want
   const Model::Impl& m = model->impl();
   rt::Pass pass{m.file->config(), m.rope, *m.kernels, m.weights, *m.experts, scratch};
   pass.slots = slots;
-  pass.n_logit_tokens = want_logits ? 1 : 0;
+  pass.n_logit_tokens = n_logits;
   pass.cancel = &cancel;
   R1_CHECK(rt::run_forward(n > 1 && prefill_team != nullptr ? *prefill_team : team, pass));
   tokens.insert(tokens.end(), batch.begin(), batch.end());
-  has_logits = want_logits;
+  n_logit_rows = n_logits;
   return {};
 }
 
@@ -126,34 +146,37 @@ Result<Session> Session::create(std::shared_ptr<const Model> model, const Sessio
 Result<void> Session::append(std::span<const Token> tokens) {
   Impl& s = *impl_;
   if (tokens.empty()) return {};
-  const ModelInfo& info = s.model->info();
-  R1_CHECK(rt::check_tokens(tokens, info.vocab_size));
-  const std::size_t room = s.context_tokens - s.tokens.size();
-  if (tokens.size() > room) {
-    return Error{ErrorCode::context_full,
-                 fmt::format("{} more tokens do not fit: the context of {} holds {}", tokens.size(), s.context_tokens,
-                             s.tokens.size()),
-                 {}};
-  }
-  s.has_logits = false;
-  Result<void> result;
-  try {
-    while (result.ok() && !tokens.empty()) {
+  R1_CHECK(s.check_append(tokens));
+  return s.guarded([&]() -> Result<void> {
+    while (!tokens.empty()) {
       const std::size_t n = std::min<std::size_t>(s.options.batch_tokens, tokens.size());
-      result = s.append_batch(tokens.first(n), n == tokens.size());
+      R1_CHECK(s.append_batch(tokens.first(n), n == tokens.size() ? 1 : 0));
       tokens = tokens.subspan(n);
     }
-  } catch (const std::bad_alloc&) {
-    result = Error{ErrorCode::out_of_memory, "no memory left while running the model", {}};
+    return {};
+  });
+}
+
+Result<std::span<const float>> Session::append_for_logits(std::span<const Token> tokens) {
+  Impl& s = *impl_;
+  if (tokens.empty() || tokens.size() > s.options.batch_tokens) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("{} tokens in one step: give 1 … {} (batch_tokens)", tokens.size(), s.options.batch_tokens),
+        "session"};
   }
-  s.cancel.store(false, std::memory_order_relaxed);
-  if (!result.ok() && result.error().context.empty()) result.error().context = info.path;
-  return result;
+  R1_CHECK(s.check_append(tokens));
+  const std::size_t n_floats = std::size_t{s.options.batch_tokens} * s.model->info().vocab_size;
+  R1_CHECK(s.guarded([&]() -> Result<void> {
+    // Generating text needs one row: the others are made room for when somebody asks for them.
+    if (s.scratch.logits.size() < n_floats) s.scratch.logits = rt::Buffer<float>(n_floats);
+    return s.append_batch(tokens, static_cast<std::uint32_t>(tokens.size()));
+  }));
+  return std::span<const float>(s.scratch.logits.data(), tokens.size() * s.model->info().vocab_size);
 }
 
 std::span<const float> Session::logits() const {
-  if (!impl_->has_logits) return {};
-  return {impl_->scratch.logits.data(), impl_->model->info().vocab_size};
+  return impl_->last_logits();
 }
 
 std::span<const Token> Session::tokens() const {
@@ -177,7 +200,7 @@ Result<void> Session::rewind(std::uint32_t n_tokens) {
   }
   s.tokens.resize(n_tokens);
   s.kv.shrink(n_tokens);
-  s.has_logits = false;
+  s.n_logit_rows = 0;
   return {};
 }
 
@@ -188,8 +211,7 @@ Result<Session> Session::fork() const {
   R1_TRY(Session twin, create(s.model, options));
   R1_TRY(twin.impl_->kv, s.kv.copy(static_cast<std::uint32_t>(s.tokens.size())));
   twin.impl_->tokens.assign(s.tokens.begin(), s.tokens.end());
-  twin.impl_->has_logits = s.has_logits;
-  std::copy_n(s.scratch.logits.data(), s.scratch.logits.size(), twin.impl_->scratch.logits.data());
+  twin.impl_->set_last_logits(s.last_logits());
   return twin;
 }
 

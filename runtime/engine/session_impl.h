@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "numa/thread_team.h"
@@ -30,11 +31,32 @@ struct Session::Impl {
 
   std::vector<Token> tokens;         // capacity context_tokens
   std::vector<rt::TokenSlot> slots;  // of the running batch; capacity batch_tokens
-  bool has_logits = false;           // scratch.logits is the prediction after tokens.back()
+  std::uint32_t n_logit_rows = 0;    // of scratch.logits: predictions after the last so many tokens; 0: none
   std::atomic<bool> cancel = false;
 
-  // Appends one batch that is known to fit.
-  Result<void> append_batch(std::span<const Token> batch, bool want_logits);
+  // The prediction after tokens.back(), [vocab_size]; empty if there is none.
+  [[nodiscard]] std::span<const float> last_logits() const;
+  // Replaces it by one that came from elsewhere.
+  void set_last_logits(std::span<const float> logits);
+
+  // Runs the work of an append: what it throws and who cancels it become errors, and nothing is kept of older logits.
+  template <class Work>
+  Result<void> guarded(Work&& work) {
+    n_logit_rows = 0;
+    Result<void> result;
+    try {
+      result = work();
+    } catch (const std::bad_alloc&) {
+      result = Error{ErrorCode::out_of_memory, "no memory left while running the model", {}};
+    }
+    cancel.store(false, std::memory_order_relaxed);
+    if (!result.ok() && result.error().context.empty()) result.error().context = model->info().path;
+    return result;
+  }
+  // What append checks before any work.
+  [[nodiscard]] Result<void> check_append(std::span<const Token> new_tokens) const;
+  // Appends one batch that is known to fit, with the logits of its last n_logits tokens.
+  Result<void> append_batch(std::span<const Token> batch, std::uint32_t n_logits);
 };
 
 }  // namespace r1

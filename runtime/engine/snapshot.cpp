@@ -24,12 +24,13 @@ Result<void> save_snapshot(const Session::Impl& session, const std::string& path
   header.model_fingerprint = session.model->impl().fingerprint;
   header.kv_type = static_cast<std::uint32_t>(session.kv.shape().type);
   header.n_tokens = static_cast<std::uint32_t>(session.tokens.size());
-  header.n_logits = session.has_logits ? static_cast<std::uint32_t>(session.scratch.logits.size()) : 0;
+  const std::span<const float> logits = session.last_logits();
+  header.n_logits = static_cast<std::uint32_t>(logits.size());
 
   const std::size_t token_bytes = session.tokens.size() * sizeof(Token), logit_bytes = header.n_logits * sizeof(float);
   std::vector<std::byte> payload(token_bytes + logit_bytes + header.n_tokens * session.kv.shape().bytes_per_token());
   if (token_bytes > 0) std::memcpy(payload.data(), session.tokens.data(), token_bytes);
-  if (logit_bytes > 0) std::memcpy(payload.data() + token_bytes, session.scratch.logits.data(), logit_bytes);
+  if (logit_bytes > 0) std::memcpy(payload.data() + token_bytes, logits.data(), logit_bytes);
   session.kv.write_rows(header.n_tokens, std::span(payload).subspan(token_bytes + logit_bytes));
   header.payload_xxh3 = xxh3_64(payload);
   header.header_xxh3 = header_checksum(header);
@@ -85,7 +86,7 @@ Result<void> load_snapshot(Session::Impl& session, const std::string& path) {
   session.kv = std::move(kv);
   session.tokens.assign(tokens.begin(), tokens.end());
   if (logit_bytes > 0) std::memcpy(session.scratch.logits.data(), payload.data() + token_bytes, logit_bytes);
-  session.has_logits = header.n_logits != 0;
+  session.n_logit_rows = header.n_logits == 0 ? 0 : 1;
   return {};
 }
 

@@ -84,6 +84,7 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
   impl->experts = std::make_unique<rt::ResidentStore>(std::move(experts));
   impl->rope = rt::Rope(file.config());
   impl->fingerprint = fingerprint(file);
+  impl->info.fingerprint = impl->fingerprint;
   impl->info = rt::describe(file);
   R1_CHECK(read_generation_config(options.path, file.config(), *impl));
   impl->tokenizer = find_tokenizer(options.path);

@@ -34,6 +34,9 @@ class Session {
   // Runs the model over tokens, behind those it has. Afterwards logits() holds the prediction after the last one.
   // On an error (context_full, cancelled, numeric, …) the session holds the tokens whose batches were done.
   Result<void> append(std::span<const Token> tokens);
+  // The same for 1 … batch_tokens tokens in one step, and gives the predictions after each of them: [tokens.size(),
+  // vocab_size], valid until the session changes. logits() is the last row.
+  [[nodiscard]] Result<std::span<const float>> append_for_logits(std::span<const Token> tokens);
   [[nodiscard]] std::span<const float> logits() const;  // [vocab_size]; empty before the first append
   [[nodiscard]] std::span<const Token> tokens() const;
   [[nodiscard]] std::uint32_t context_tokens() const;

@@ -183,6 +183,42 @@ TEST_CASE("rewind, fork, save and load go on bit for bit") {
   }
 }
 
+TEST_CASE("logits of every token of a step are those of that step's rows") {
+  SessionOptions options;
+  options.context_tokens = 64;
+  options.batch_tokens = 16;
+  options.n_threads = 2;
+  const auto tokens = numbered(20);
+  Session one = open_session("deepseek-v3-fp8", options), all = open_session("deepseek-v3-fp8", options);
+  const std::size_t vocab_size = one.model()->info().vocab_size;
+  append(all, {tokens.begin(), tokens.begin() + 4});
+  const auto rows = all.append_for_logits(std::span(tokens).subspan(4));
+  REQUIRE(rows.ok());
+  REQUIRE(rows->size() == 16 * vocab_size);
+  append(one, {tokens.begin(), tokens.begin() + 4});
+  append(one, {tokens.begin() + 4, tokens.end()});
+  CHECK(logits(one) == logits(all));
+  CHECK(std::equal(all.logits().begin(), all.logits().end(), rows->end() - static_cast<std::ptrdiff_t>(vocab_size)));
+
+  // The last row is what a copy and a file keep.
+  const std::string path = test::temporary_directory() + "/rows.session";
+  REQUIRE(all.save(path).ok());
+  auto fork = all.fork();
+  REQUIRE(fork.ok());
+  CHECK(logits(*fork) == logits(one));
+  Session loaded = open_session("deepseek-v3-fp8", options);
+  REQUIRE(loaded.load(path).ok());
+  CHECK(logits(loaded) == logits(one));
+  CHECK(logits_after(all, {7}) == logits_after(one, {7}));  // one row again
+
+  CHECK(all.append_for_logits(numbered(17)).error().text() ==
+        "session: 17 tokens in one step: give 1 … 16 (batch_tokens)");
+  CHECK(!all.append_for_logits({}).ok());
+  REQUIRE(all.append_for_logits(numbered(16)).ok());
+  REQUIRE(all.append_for_logits(numbered(16)).ok());
+  CHECK(all.append_for_logits(numbered(16)).error().code == ErrorCode::context_full);
+}
+
 TEST_CASE("a session file that is damaged, foreign or too large is refused and changes nothing") {
   const std::string path = test::temporary_directory() + "/good.r1session",
                     bad = test::temporary_directory() + "/bad.r1session";
