@@ -1,0 +1,37 @@
+// Scores of the windows that are done, in a file: a run that was interrupted goes on behind the last of them.
+// Little-endian: JournalHeader, then per window: scores (RecordScore) [n_scored], u64 XXH3 of them.
+#pragma once
+
+#include <r1/result.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/eval/report.h"
+#include "runtime/io/descriptor.h"
+
+namespace r1::eval {
+
+class Journal {
+ public:
+  // Makes the file or takes up the one there. `key` stands for all that decides a score: a file of another key is an
+  // error.
+  static Result<Journal> open(const std::string& path, std::uint64_t key, std::uint32_t n_scored);
+
+  // Of the windows found, in order.
+  [[nodiscard]] const std::vector<TokenScore>& scores() const { return scores_; }
+  // Of one more window, [n_scored]. Survives a crash.
+  Result<void> append(std::span<const TokenScore> scores);
+
+ private:
+  Journal(std::string path, rt::Descriptor file) : path_(std::move(path)), file_(std::move(file)) {}
+  std::string path_;
+  rt::Descriptor file_;
+  std::uint64_t n_bytes_ = 0;
+  std::vector<TokenScore> scores_;
+};
+
+}  // namespace r1::eval

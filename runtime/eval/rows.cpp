@@ -1,0 +1,38 @@
+#include "runtime/eval/rows.h"
+
+#include "runtime/base/try.h"
+
+namespace r1::eval {
+
+Result<std::unique_ptr<ModelRows>> ModelRows::create(std::shared_ptr<const Model> model, const Windows& windows,
+                                                     const RunOptions& options) {
+  SessionOptions session_options;
+  session_options.context_tokens = windows.window_tokens;
+  session_options.batch_tokens = max_rows;
+  session_options.n_threads = options.n_threads;
+  session_options.kv_type = options.kv_type;
+  R1_TRY(Session session, Session::create(std::move(model), session_options));
+  return std::unique_ptr<ModelRows>(new ModelRows(std::move(session), windows, options));
+}
+
+Result<Rows> ModelRows::rows(std::uint32_t window, std::uint32_t first, std::uint32_t n) {
+  // The prediction of token t is made by token t − 1.
+  const std::uint32_t begin = windows_.first_scored - 1 + first;
+  const std::span<const Token> tokens = windows_.window(window);
+  if (first == 0) {
+    R1_CHECK(session_.rewind(0));
+    R1_CHECK(session_.append(tokens.first(begin)));
+  }
+  R1_TRY(const std::span<const float> logits, session_.append_for_logits(tokens.subspan(begin, n)));
+  const std::size_t vocab_size = session_.model()->info().vocab_size;
+  facts_.resize(n);
+  team_.run([&](const numa::Member& member) {
+    const auto [from, to] = member.share(n);
+    for (std::uint32_t i = from; i < to; ++i) {
+      facts_[i] = row_facts(logits.subspan(i * vocab_size, vocab_size), tokens[begin + 1 + i]);
+    }
+  });
+  return Rows{logits, facts_};
+}
+
+}  // namespace r1::eval

@@ -1,0 +1,62 @@
+// Predictions of scored tokens, from a model that runs or from a file of a base's logits.
+#pragma once
+
+#include <r1/result.h>
+#include <r1/session.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "numa/thread_team.h"
+#include "runtime/eval/log_softmax.h"
+#include "runtime/eval/windows.h"
+
+namespace r1::eval {
+
+// Rows handled at a time: what the memory of a run is planned for.
+inline constexpr std::uint32_t max_rows = 64;
+
+struct Rows {
+  std::span<const float> logits;    // [n, vocab_size], up to a constant per row
+  std::span<const RowFacts> facts;  // [n]
+  [[nodiscard]] std::span<const float> row(std::size_t i) const {
+    const std::size_t vocab_size = logits.size() / facts.size();
+    return logits.subspan(i * vocab_size, vocab_size);
+  }
+};
+
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  // Predictions of the window's scored tokens first … first + n − 1, n ≤ max_rows, valid until the next call. A
+  // window's rows are asked for in order, from the first.
+  virtual Result<Rows> rows(std::uint32_t window, std::uint32_t first, std::uint32_t n) = 0;
+};
+
+// What runs a model over windows.
+struct RunOptions {
+  int n_threads = 0;  // 0: one per physical core
+  KvCacheType kv_type = KvCacheType::f16;
+};
+
+// A model's own predictions. `windows` must outlive it.
+class ModelRows final : public RowSource {
+ public:
+  static Result<std::unique_ptr<ModelRows>> create(std::shared_ptr<const Model> model, const Windows& windows,
+                                                   const RunOptions& options);
+  Result<Rows> rows(std::uint32_t window, std::uint32_t first, std::uint32_t n) override;
+  void cancel() { session_.cancel(); }  // from any thread
+
+ private:
+  ModelRows(Session session, const Windows& windows, const RunOptions& options)
+      : session_(std::move(session)), windows_(windows), team_({.n_threads = options.n_threads, .pin = true}) {}
+  Session session_;
+  const Windows& windows_;
+  numa::ThreadTeam team_;
+  std::vector<RowFacts> facts_;
+};
+
+}  // namespace r1::eval
