@@ -27,6 +27,12 @@ bool has_avx_vnni() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
 }
 
+// A part of avx512_vnni's table where it is there. What holds for AVX-512's registers holds for it.
+bool has_avx512_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
+}
+
 // What an instruction set needs beyond the baseline, in the kernel's names. GCC's test covers the system's support for
 // the registers (XGETBV) too.
 std::array<Feature, 6> needed(Isa isa) {
@@ -89,6 +95,7 @@ Kernels make_table(Isa isa) {
     use_avx2_vnni_gemm(table.gemm);
     use_avx2_vnni_q8_attention(table);
   }
+  if (isa == Isa::avx512 || isa == Isa::avx512_vnni) use_avx512_attention(table);
   if (isa == Isa::avx512) {
     use_avx512_gemv(table.gemv);
     use_avx512_gemm(table.gemm);
@@ -97,6 +104,7 @@ Kernels make_table(Isa isa) {
     use_avx512_vnni_gemv(table.gemv);
     use_avx512_vnni_gemm(table.gemm);
     use_avx512_vnni_q8_attention(table);
+    if (has_avx512_bf16()) use_avx512_bf16_attention(table);
   }
   return table;
 }

@@ -129,9 +129,30 @@ struct Kernels {
   float (*softmax_part)(float* x, std::size_t n, float* max_out) = nullptr;
   // The same over a q8 cache (q8_cache.h)
   Q8QkFn q8_qk = nullptr;
+  Q8WeightsFn q8_weights = nullptr;
   Q8PvFn q8_pv = nullptr;
+
+  // The same where both factors are bf16 and the machine multiplies them so; null elsewhere, and qk and pv give the
+  // same but for the rounding of sums. q and p hold what round_to_bf16 returns.
+  void (*bf16_qk)(const float* q, std::size_t ldq, std::uint32_t n_heads, const std::uint16_t* kv, std::size_t ld_kv,
+                  std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) = nullptr;
+  // The first `width` elements of rows → pairs of rows side by side: [width / 16, page_rows / 2, 16, 2], page_rows and
+  // width rounded up to whole pairs and 16s; a last row without a neighbour has one of zeros.
+  void (*bf16_values)(const std::uint16_t* kv, std::size_t ld_kv, std::uint32_t n_kv, std::uint32_t width,
+                      std::uint32_t page_rows, std::uint16_t* values) = nullptr;
+  void (*bf16_pv)(const float* p, std::size_t ldp, std::uint32_t n_heads, const std::uint16_t* values,
+                  std::uint32_t page_rows, std::uint32_t n_kv, std::uint32_t width, float* out,
+                  std::size_t ldo) = nullptr;
+  // out[n] = x to the nearest bf16, ties to even; returns their sum. out may be x.
+  float (*round_to_bf16)(const float* x, std::size_t n, float* out) = nullptr;
   // f32 → cache element type, not q8
   void (*store_kv)(KvType type, const float* x, std::size_t n, void* out) = nullptr;
+
+  // What attention is measured against: n rounds of the widest multiply-add of this table on registers. Return how many
+  // multiply-adds were done.
+  std::uint64_t (*peak_f32)(std::uint64_t n) = nullptr;
+  std::uint64_t (*peak_bf16)(std::uint64_t n) = nullptr;  // null where bf16_qk is
+  std::uint64_t (*peak_int8)(std::uint64_t n) = nullptr;
 };
 
 // Why an ISA is or is not used on this machine, best first.

@@ -96,19 +96,25 @@ void q8_qk(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_he
   });
 }
 
+// Elements first … of NH heads, NR registers of them. values: where they begin; two registers of 16 lie in two strips.
 template <class V, int NH, int NR>
-[[gnu::always_inline]] inline void q8_pv_tile(const std::uint8_t* weights, std::size_t ldw, const float* step,
-                                              const std::int8_t* values, std::size_t quad_bytes, std::uint32_t n_quads,
-                                              std::uint32_t width, std::uint32_t first, float* out, std::size_t ldo) {
+[[gnu::always_inline]] inline void q8_pv_tile(const Q8ValueShape& shape, const std::uint8_t* weights, std::size_t ldw,
+                                              const float* step, const std::int8_t* values, std::uint32_t n_quads,
+                                              std::uint32_t first, float* out, std::size_t ldo) {
+  constexpr std::size_t quad_bytes = 64;
   typename V::Sum sum[NH][NR];
-  for (auto& head : sum) {
-    for (auto& s : head) s = V::set_sum(0);
+  const std::int8_t* v[NR];
+#pragma GCC unroll 8
+  for (int r = 0; r < NR; ++r) {
+    const std::uint32_t begin = first + static_cast<std::uint32_t>(r * V::lanes);
+    v[r] = values + begin / 16 * shape.strip_bytes() + std::size_t{begin % 16} * 4;
+#pragma GCC unroll 8
+    for (int h = 0; h < NH; ++h) sum[h][r] = V::set_sum(0);
   }
-  const std::int8_t* v = values + std::size_t{first} * 4;
-  for (std::uint32_t quad = 0; quad < n_quads; ++quad, v += quad_bytes) {
+  for (std::uint32_t quad = 0; quad < n_quads; ++quad) {
     typename V::Signed value[NR];
 #pragma GCC unroll 2
-    for (int r = 0; r < NR; ++r) value[r] = V::load_signed(v + 4 * V::lanes * r);
+    for (int r = 0; r < NR; ++r) value[r] = V::load_signed(v[r] + quad * quad_bytes);
 #pragma GCC unroll 8
     for (int h = 0; h < NH; ++h) {
       const auto weight = V::broadcast_unsigned(weights + static_cast<std::size_t>(h) * ldw + std::size_t{quad} * 4);
@@ -123,32 +129,31 @@ template <class V, int NH, int NR>
       const auto y = V::multiply(V::to_floats(sum[h][r]), V::set(step[h]));
       const std::uint32_t begin = first + static_cast<std::uint32_t>(r * V::lanes);
       float* to = out + static_cast<std::size_t>(h) * ldo + begin;
-      if (begin + V::lanes <= width) {
+      if (begin + V::lanes <= shape.width) {
         V::store(to, y);
-      } else if (begin < width) {
+      } else if (begin < shape.width) {
         float tail[V::lanes];
         V::store(tail, y);
-        std::memcpy(to, tail, (width - begin) * sizeof(float));
+        std::memcpy(to, tail, (shape.width - begin) * sizeof(float));
       }
     }
   }
 }
 
 template <class V>
-void q8_pv(std::uint32_t width, const std::uint8_t* weights, std::size_t ldw, const float* step, std::uint32_t n_heads,
-           const std::int8_t* values, std::uint32_t n_kv, float* out, std::size_t ldo) {
-  const std::uint32_t padded = Q8ValueShape{0, width}.padded_width(), n_quads = (n_kv + 3) / 4;
+void q8_pv(const Q8ValueShape& shape, const std::uint8_t* weights, std::size_t ldw, const float* step,
+           std::uint32_t n_heads, const std::int8_t* values, std::uint32_t n_kv, float* out, std::size_t ldo) {
+  const std::uint32_t padded = shape.padded_width(), n_quads = (n_kv + 3) / 4;
   constexpr std::uint32_t tile = V::lanes * q8_tile_registers;
-  // A strip of elements of all rows stays in the first-level cache while all heads go over it.
+  // The elements of a tile stay in the first-level cache while all heads go over them.
   for (std::uint32_t first = 0; first < padded; first += tile) {
     q8_for_heads<V>(n_heads, [&]<int NH>(std::uint32_t head) {
       const std::uint8_t* w = weights + head * ldw;
       float* y = out + head * ldo;
       if (first + tile <= padded) {
-        q8_pv_tile<V, NH, q8_tile_registers>(w, ldw, step + head, values, std::size_t{padded} * 4, n_quads, width,
-                                             first, y, ldo);
+        q8_pv_tile<V, NH, q8_tile_registers>(shape, w, ldw, step + head, values, n_quads, first, y, ldo);
       } else {
-        q8_pv_tile<V, NH, 1>(w, ldw, step + head, values, std::size_t{padded} * 4, n_quads, width, first, y, ldo);
+        q8_pv_tile<V, NH, 1>(shape, w, ldw, step + head, values, n_quads, first, y, ldo);
       }
     });
   }

@@ -2,8 +2,9 @@
 //
 // A row has one scale per part (MLA: latent and rope part; else one): scale = max|x| / 127, code = x / scale to
 // nearest. Keys lie as vpdpbusd takes them when its lanes are rows: four consecutive elements of 16 rows side by side.
-// Values lie as it takes them when its lanes are elements: four consecutive rows of one element side by side. MLA's
-// latents are both; they are kept as keys and turned into values once for all heads of a split (keys_to_values).
+// Values lie as it takes them when its lanes are elements: four consecutive rows of one element side by side, 16
+// elements of all rows in one piece, which the first-level cache holds whatever the width. MLA's latents are both; they
+// are kept as keys and turned into values once for all heads of a split (keys_to_values).
 #pragma once
 
 #include <cstddef>
@@ -38,7 +39,9 @@ struct Q8ValueShape {
 
   [[nodiscard]] constexpr std::uint32_t padded_width() const { return (width + 15) / 16 * 16; }
   [[nodiscard]] constexpr std::size_t code_bytes() const { return std::size_t{page_rows} * padded_width(); }
-  // Codes [page_rows / 4, padded_width, 4], signed; then scales f32 [page_rows].
+  // All rows of 16 elements.
+  [[nodiscard]] constexpr std::size_t strip_bytes() const { return std::size_t{page_rows} * 16; }
+  // Codes [padded_width / 16, page_rows / 4, 16, 4], signed; then scales f32 [page_rows].
   [[nodiscard]] constexpr std::size_t page_bytes() const { return code_bytes() + page_rows * sizeof(float); }
   [[nodiscard]] constexpr std::size_t row_bytes() const { return width + sizeof(float); }
 };
@@ -59,12 +62,8 @@ void store_q8_value(const Q8ValueShape& shape, const float* x, std::byte* page, 
 void quantize_q8_query(const Q8KeyShape& shape, const float* x, std::int8_t* q, float* scale, std::int32_t* sum);
 
 // The first part of rows 0 … n_rows − 1 (rounded up to 16) of a page of keys, laid out as values.
-// values: [page_rows / 4, padded width, 4] as in a page of Q8ValueShape{page_rows, width[0]}.
+// values: codes as in a page of Q8ValueShape{page_rows, width[0]}.
 void keys_to_values(const Q8KeyShape& shape, const std::byte* page, std::uint32_t n_rows, std::int8_t* values);
-
-// weights[j] = p[j] · scale[j] in steps of the returned size, j < n, zero up to the next multiple of 16; p ≥ 0. What
-// rounding takes or adds is carried over to the weight eight places on, so that many small weights keep their sum.
-float quantize_q8_weights(const float* p, const float* scale, std::uint32_t n, std::uint8_t* weights);
 
 // Snapshots: one row out of a page, and back.
 void read_q8_key(const Q8KeyShape& shape, const std::byte* page, std::uint32_t row, std::byte* out);
@@ -78,9 +77,15 @@ void write_q8_value(const Q8ValueShape& shape, const std::byte* in, std::byte* p
 //   scores [n_heads, lds]
 using Q8QkFn = void (*)(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_heads, const std::byte* page,
                         std::uint32_t n_kv, float* scores, std::size_t lds);
+// The softmax of each head's scores as its part of an integer product: p[j] = exp(scores[h, j] − max[h]), sum[h] = Σ p,
+// weights[h, j] = p[j] · scale[j] in steps of step[h], j < n ≤ lds, and 0 up to the next multiple of 16. What rounding
+// takes or adds is carried over to the weight eight places on, so that many small weights keep their sum. A step is NaN
+// where a score or a scale is. scores [n_heads, lds] are overwritten up to a multiple of 16; scale [n]
+using Q8WeightsFn = void (*)(float* scores, std::size_t lds, const float* scale, std::uint32_t n_heads, std::uint32_t n,
+                             float* max, float* sum, std::uint8_t* weights, std::size_t ldw, float* step);
 // out[h, i] = step[h] · Σ_j weights[h, j] · values[j, i], j < n_kv rounded up to 4, i < width.
-//   weights [n_heads, ldw]; values [page_rows / 4, padded width, 4]; step [n_heads]; out [n_heads, ldo]
-using Q8PvFn = void (*)(std::uint32_t width, const std::uint8_t* weights, std::size_t ldw, const float* step,
+//   weights [n_heads, ldw]; values: codes of a page of that shape; step [n_heads]; out [n_heads, ldo]
+using Q8PvFn = void (*)(const Q8ValueShape& shape, const std::uint8_t* weights, std::size_t ldw, const float* step,
                         std::uint32_t n_heads, const std::int8_t* values, std::uint32_t n_kv, float* out,
                         std::size_t ldo);
 

@@ -7,70 +7,105 @@ namespace r1::rt {
 
 namespace {
 
+// A page's values as the kernels of the second product want them: those of the page, or turned into the scratch.
+template <class Turn>
+const std::byte* turned_values(SplitScratch& scratch, const std::byte* page, std::uint32_t n_rows, Turn&& turn) {
+  if (scratch.values_of != page || scratch.n_values < n_rows) {
+    scratch.n_values = (n_rows + 15) / 16 * 16;
+    turn(scratch.values.data());
+    scratch.values_of = page;
+  }
+  return scratch.values.data();
+}
+
 // Both products in integers. Each head's weights are those of the softmax times the values' scales, in steps of their
 // own.
 void attend_split_q8(const HeadGroup& group, const KvCache& kv, std::uint32_t n_rows, std::uint32_t split,
-                     const float* q, std::size_t ldq, SplitScratch& scratch, const SoftmaxPart& part) {
+                     const Queries& queries, SplitScratch& scratch, const SoftmaxPart& part) {
   const simd::Kernels& kernels = *group.kernels;
   const simd::Q8KeyShape keys = kv.shape().q8_keys();
   const std::byte* k_page = kv.k_page(split, group.layer, group.kv_head);
-  const std::size_t q_bytes = std::size_t{keys.quads()} * 4;
-  for (std::uint32_t h = 0; h < group.n_heads; ++h) {
-    simd::quantize_q8_query(keys, q + h * ldq, scratch.q.at(h * q_bytes), scratch.q_scale.at(2 * std::size_t{h}),
-                            scratch.q_sum.at(2 * std::size_t{h}));
-  }
-  kernels.q8_qk(keys, {scratch.q.data(), scratch.q_scale.data(), scratch.q_sum.data()}, group.n_heads, k_page, n_rows,
-                scratch.scores.data(), split_tokens);
+  kernels.q8_qk(keys, queries.q8, group.n_heads, k_page, n_rows, scratch.scores.data(), split_tokens);
 
-  const std::int8_t* values = scratch.values.data();
-  const auto* value_scales = reinterpret_cast<const float*>(k_page + keys.code_bytes());
-  if (kv.shape().v_width == 0) {
-    if (scratch.values_of != k_page || scratch.n_values < n_rows) {
-      scratch.n_values = (n_rows + 15) / 16 * 16;
-      simd::keys_to_values(keys, k_page, scratch.n_values, scratch.values.data());
-      scratch.values_of = k_page;
-    }
-  } else {
-    const std::byte* v_page = kv.v_page(split, group.layer, group.kv_head);
-    values = reinterpret_cast<const std::int8_t*>(v_page);
-    value_scales = reinterpret_cast<const float*>(v_page + kv.shape().q8_values().code_bytes());
+  const bool latents = kv.shape().v_width == 0;
+  const simd::Q8ValueShape shape = latents ? simd::Q8ValueShape{keys.page_rows, keys.width[0]} : kv.shape().q8_values();
+  const std::byte* values = kv.v_page(split, group.layer, group.kv_head);
+  const auto* scales =
+      reinterpret_cast<const float*>(latents ? k_page + keys.code_bytes() : values + shape.code_bytes());
+  kernels.q8_weights(scratch.scores.data(), split_tokens, scales, group.n_heads, n_rows, part.max, part.sum,
+                     scratch.weights.data(), split_tokens, scratch.weight_step.data());
+  if (latents) {
+    values = turned_values(scratch, k_page, n_rows, [&](std::byte* out) {
+      simd::keys_to_values(keys, k_page, scratch.n_values, reinterpret_cast<std::int8_t*>(out));
+    });
   }
-  for (std::uint32_t h = 0; h < group.n_heads; ++h) {
-    float* p = scratch.scores.at(std::size_t{h} * split_tokens);
-    part.sum[h] = kernels.softmax_part(p, n_rows, part.max + h);
-    scratch.weight_step[h] =
-        simd::quantize_q8_weights(p, value_scales, n_rows, scratch.weights.at(std::size_t{h} * split_tokens));
-  }
-  kernels.q8_pv(group.d_v, scratch.weights.data(), split_tokens, scratch.weight_step.data(), group.n_heads, values,
-                n_rows, part.out, group.d_v);
+  kernels.q8_pv(shape, scratch.weights.data(), split_tokens, scratch.weight_step.data(), group.n_heads,
+                reinterpret_cast<const std::int8_t*>(values), n_rows, part.out, group.d_v);
 }
 
 }  // namespace
 
-SplitScratch::SplitScratch(std::uint32_t n_heads, std::uint32_t d_qk, std::uint32_t d_v)
+QueryBuffer::QueryBuffer(std::size_t n_rows, std::uint32_t width)
+    : d_qk(width), x(n_rows * width), q8(n_rows * (width + 8)), q8_scale(2 * n_rows), q8_sum(2 * n_rows) {}
+
+void QueryBuffer::prepare(const simd::Kernels& kernels, const KvShape& shape, std::size_t begin, std::size_t n) {
+  if (shape.type == simd::KvType::bf16) kernels.round_to_bf16(row(begin), n * d_qk, row(begin));
+  if (shape.type != simd::KvType::q8) return;
+  const simd::Q8KeyShape keys = shape.q8_keys();
+  for (std::size_t i = begin; i < begin + n; ++i) {
+    simd::quantize_q8_query(keys, row(i), q8.at(i * keys.quads() * 4), q8_scale.at(2 * i), q8_sum.at(2 * i));
+  }
+}
+
+Queries QueryBuffer::view(const KvShape& shape, std::size_t begin) const {
+  Queries queries{x.at(begin * d_qk), d_qk, {}};
+  if (shape.type == simd::KvType::q8) {
+    queries.q8 = {q8.at(begin * shape.q8_keys().quads() * 4), q8_scale.at(2 * begin), q8_sum.at(2 * begin)};
+  }
+  return queries;
+}
+
+SplitScratch::SplitScratch(std::uint32_t n_heads, std::uint32_t d_v)
     : scores(std::size_t{n_heads} * split_tokens),
-      q(std::size_t{n_heads} * (d_qk + 8)),
-      q_scale(2 * std::size_t{n_heads}),
-      q_sum(2 * std::size_t{n_heads}),
       weights(std::size_t{n_heads} * split_tokens),
       weight_step(n_heads),
-      values(simd::Q8ValueShape{split_tokens, d_v}.code_bytes()) {}
+      values(std::size_t{split_tokens} * ((d_v + 15) / 16 * 16) * sizeof(std::uint16_t)) {}
 
-void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv, std::uint32_t split, const float* q,
-                  std::size_t ldq, SplitScratch& scratch, const SoftmaxPart& part) {
+void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv, std::uint32_t split,
+                  const Queries& queries, SplitScratch& scratch, const SoftmaxPart& part) {
   const simd::Kernels& kernels = *group.kernels;
   const KvShape& shape = kv.shape();
   const std::uint32_t n_rows = std::min(split_tokens, n_kv - split * split_tokens);
-  if (shape.type == simd::KvType::q8) return attend_split_q8(group, kv, n_rows, split, q, ldq, scratch, part);
+  if (shape.type == simd::KvType::q8) return attend_split_q8(group, kv, n_rows, split, queries, scratch, part);
+  const bool bf16 = shape.type == simd::KvType::bf16, bf16_dot = bf16 && kernels.bf16_qk != nullptr;
+  const std::byte* k_page = kv.k_page(split, group.layer, group.kv_head);
+  const std::byte* v_page = kv.v_page(split, group.layer, group.kv_head);
+  const std::uint32_t ldv = shape.v_width == 0 ? shape.k_width : shape.v_width;
   float* scores = scratch.scores.data();
-  kernels.qk(shape.type, q, ldq, group.n_heads, kv.k_page(split, group.layer, group.kv_head), shape.k_width, n_rows,
-             group.d_qk, scores, split_tokens);
+  if (bf16_dot) {
+    kernels.bf16_qk(queries.x, queries.ld, group.n_heads, reinterpret_cast<const std::uint16_t*>(k_page), shape.k_width,
+                    n_rows, group.d_qk, scores, split_tokens);
+  } else {
+    kernels.qk(shape.type, queries.x, queries.ld, group.n_heads, k_page, shape.k_width, n_rows, group.d_qk, scores,
+               split_tokens);
+  }
   for (std::uint32_t h = 0; h < group.n_heads; ++h) {
-    part.sum[h] = kernels.softmax_part(scores + std::size_t{h} * split_tokens, n_rows, part.max + h);
+    float* p = scores + std::size_t{h} * split_tokens;
+    part.sum[h] = kernels.softmax_part(p, n_rows, part.max + h);
+    if (bf16) part.sum[h] = kernels.round_to_bf16(p, n_rows, p);
   }
   std::fill_n(part.out, std::size_t{group.n_heads} * group.d_v, 0.0f);
-  kernels.pv(shape.type, scores, split_tokens, group.n_heads, kv.v_page(split, group.layer, group.kv_head),
-             shape.v_width == 0 ? shape.k_width : shape.v_width, n_rows, group.d_v, part.out, group.d_v);
+  if (bf16_dot) {
+    const std::byte* values = turned_values(scratch, v_page, n_rows, [&](std::byte* out) {
+      scratch.n_values = n_rows;
+      kernels.bf16_values(reinterpret_cast<const std::uint16_t*>(v_page), ldv, n_rows, group.d_v, split_tokens,
+                          reinterpret_cast<std::uint16_t*>(out));
+    });
+    kernels.bf16_pv(scores, split_tokens, group.n_heads, reinterpret_cast<const std::uint16_t*>(values), split_tokens,
+                    n_rows, group.d_v, part.out, group.d_v);
+  } else {
+    kernels.pv(shape.type, scores, split_tokens, group.n_heads, v_page, ldv, n_rows, group.d_v, part.out, group.d_v);
+  }
 }
 
 void fold(std::uint32_t n_heads, std::uint32_t d_v, const SoftmaxPart& part, const SoftmaxPart& total) {

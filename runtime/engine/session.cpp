@@ -104,7 +104,7 @@ Result<void> Session::Impl::check_append(std::span<const Token> new_tokens) cons
 Result<void> Session::Impl::append_batch(std::span<const Token> batch, std::uint32_t n_logits) {
   const auto first = static_cast<std::uint32_t>(tokens.size()), n = static_cast<std::uint32_t>(batch.size());
   R1_CHECK(kv.grow(first + n));
-  scratch.grow_split_parts(first + n);
+  scratch.grow_run_parts(first + n);
   slots.clear();
   for (std::uint32_t i = 0; i < n; ++i) slots.push_back({batch[i], first + i, first + i, &kv});
 

@@ -80,7 +80,7 @@ class Tracer {
     trace.router_weights.resize(trace.router_ids.size());
 
     R1_CHECK(kv_.grow(n_tokens()));
-    scratch_.grow_split_parts(n_tokens());
+    scratch_.grow_run_parts(n_tokens());
     const auto run_batch = [&](std::uint32_t first, std::uint32_t n) -> Result<void> {
       rt::Probe probe{trace.n_tokens,
                       first,

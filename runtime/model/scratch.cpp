@@ -34,9 +34,9 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
   q = Buffer<float>(b * n_heads * q_dim);
   heads = Buffer<float>(b * n_heads * head_out);
   heads_input = SharedInput(n_threads, max_tokens, 1, c.num_attention_heads * head_out);
-  split_q = Buffer<float>(attention_tile_tokens * n_heads * d_qk);
-  split_part_floats_ = n_heads * (d_v + 2);
-  split_parts.reserve(n_splits(max_context));
+  queries = QueryBuffer(attention_tile_tokens * n_heads, d_qk);
+  run_part_floats_ = n_heads * (d_v + 2);
+  run_parts.reserve(n_runs(max_context));
 
   const std::uint32_t shared_width = c.n_shared_experts * c.moe_intermediate_size;
   const auto intermediate = [&](std::uint32_t rows, std::uint32_t own_rows, std::uint32_t width) {
@@ -63,11 +63,13 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
   const std::size_t tile = attention_tile_tokens, group = attention_group_heads;
   for (int i = 0; i < n_threads; ++i) {
     MemberScratch& m = members.emplace_back();
-    m.q = Buffer<float>(tile * group * d_qk);
+    m.q = QueryBuffer(tile * group, d_qk);
     m.out = Buffer<float>(tile * group * d_v);
+    m.run_out = Buffer<float>(tile * group * d_v);
     m.max_sum = Buffer<float>(2 * tile * group);
+    m.run_max_sum = Buffer<float>(2 * tile * group);
     m.part = Buffer<float>(group * (d_v + 2));
-    m.split = SplitScratch(attention_group_heads, d_qk, d_v);
+    m.split = SplitScratch(attention_group_heads, d_v);
     if (c.is_mla())
       m.head_rows = simd::ActivationBuffer(attention_tile_tokens, std::max(c.qk_nope_head_dim, c.kv_lora_rank));
     if (c.is_moe()) {
@@ -83,8 +85,8 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
   }
 }
 
-void Scratch::grow_split_parts(std::uint32_t n_tokens) {
-  while (split_parts.size() < n_splits(n_tokens)) split_parts.emplace_back(split_part_floats_);
+void Scratch::grow_run_parts(std::uint32_t n_tokens) {
+  while (run_parts.size() < n_runs(n_tokens)) run_parts.emplace_back(run_part_floats_);
 }
 
 }  // namespace r1::rt

@@ -49,10 +49,10 @@ struct ExpertGroup {
 
 // What one member needs for itself.
 struct MemberScratch {
-  Buffer<float> q;                   // [tile, group, d_qk]
-  Buffer<float> out;                 // [tile, group, d_v] attention of all splits so far
-  Buffer<float> max_sum;             // [2, tile, group]
-  Buffer<float> part;                // [group, d_v + 2] of one split
+  QueryBuffer q;                       // [tile, group] rows
+  Buffer<float> out, run_out;          // [tile, group, d_v] attention of all splits so far, and of the run at hand
+  Buffer<float> max_sum, run_max_sum;  // [2, tile, group]
+  Buffer<float> part;                  // [group, d_v + 2] of one split
   SplitScratch split;                // of a group
   simd::ActivationBuffer head_rows;  // [tile] rows of one head: q_nope, then latents
 
@@ -87,7 +87,7 @@ struct Scratch {
   Buffer<float> q;      // [max_tokens, n_heads · d], d = qk_head_dim or head_dim
   Buffer<float> heads;  // [max_tokens, n_heads · d_v]
   SharedInput heads_input;
-  Buffer<float> split_q;  // [tile, n_heads, d_qk]
+  QueryBuffer queries;  // [tile, n_heads] rows
 
   // MLPs
   Buffer<float> router_logits;  // [max_tokens, n_routed_experts]
@@ -103,12 +103,12 @@ struct Scratch {
 
   std::vector<MemberScratch> members;
 
-  // Room for the parts of a sequence of n_tokens: one per attention split, [n_heads, d_v + 2]. Grows with the KV cache.
-  void grow_split_parts(std::uint32_t n_tokens);
-  std::vector<Buffer<float>> split_parts;
+  // Room for the parts of a sequence of n_tokens: one per run of splits, [n_heads, d_v + 2]. Grows with the KV cache.
+  void grow_run_parts(std::uint32_t n_tokens);
+  std::vector<Buffer<float>> run_parts;
 
  private:
-  std::size_t split_part_floats_ = 0;
+  std::size_t run_part_floats_ = 0;
 };
 
 }  // namespace r1::rt

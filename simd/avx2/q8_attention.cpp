@@ -2,7 +2,9 @@
 #include "simd/q8_attention.h"
 
 #include "simd/avx2/q8_vector.h"
+#include "simd/avx2/softmax_vector.h"
 #include "simd/generic/attention_kernels.h"
+#include "simd/peak.h"
 
 namespace r1::simd {
 namespace {
@@ -30,11 +32,22 @@ struct WordDot {
   }
 };
 
+std::uint64_t peak_int8(std::uint64_t n) {
+  const __m256i x = _mm256_set1_epi16(1);
+  return multiply_adds<16>(n, _mm256_setzero_si256(), [&](__m256i sum) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, x));
+    asm volatile("" : "+x"(sum));
+    return sum;
+  });
+}
+
 }  // namespace
 
 void use_avx2_q8_attention(Kernels& kernels) {
   kernels.q8_qk = q8_qk<Q8Vector256<WordDot>>;
   kernels.q8_pv = q8_pv<Q8Vector256<WordDot>>;
+  kernels.q8_weights = q8_weights<SoftmaxVector256>;
+  kernels.peak_int8 = peak_int8;
 }
 
 }  // namespace r1::simd

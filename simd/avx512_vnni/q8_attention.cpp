@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "simd/avx512_vnni/gemv.h"
+#include "simd/peak.h"
 
 namespace r1::simd {
 namespace {
@@ -36,11 +37,21 @@ struct Q8Vector512 {
   static Floats to_floats(Sum x) { return _mm512_cvtepi32_ps(x); }
 };
 
+std::uint64_t peak_int8(std::uint64_t n) {
+  const __m512i x = _mm512_set1_epi8(1);
+  return multiply_adds<64>(n, _mm512_setzero_si512(), [&](__m512i sum) {
+    sum = _mm512_dpbusd_epi32(sum, x, x);
+    asm volatile("" : "+v"(sum));
+    return sum;
+  });
+}
+
 }  // namespace
 
 void use_avx512_vnni_q8_attention(Kernels& kernels) {
   kernels.q8_qk = q8_qk<Q8Vector512>;
   kernels.q8_pv = q8_pv<Q8Vector512>;
+  kernels.peak_int8 = peak_int8;
 }
 
 }  // namespace r1::simd

@@ -9,6 +9,8 @@
 #include <cstring>
 
 #include "quant/fp8.h"
+#include "simd/avx2/softmax_vector.h"
+#include "simd/peak.h"
 
 namespace r1::simd {
 namespace {
@@ -183,12 +185,50 @@ void store_kv(KvType type, const float* x, std::size_t n, void* out) {
   for (; i < n; ++i) halves[i] = quant::f32_to_bf16(x[i]);
 }
 
+float round_to_bf16(const float* x, std::size_t n, float* out) {
+  const auto round = [](__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+    const __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(sum, _mm256_set1_epi32(-0x10000)));
+    return _mm256_blendv_ps(rounded, _mm256_add_ps(v, v), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  };
+  __m256 sums = _mm256_setzero_ps();
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256 rounded = round(_mm256_loadu_ps(x + i));
+    _mm256_storeu_ps(out + i, rounded);
+    sums = _mm256_add_ps(sums, rounded);
+  }
+  if (i < n) {
+    float tail[8] = {};
+    std::memcpy(tail, x + i, (n - i) * sizeof(float));
+    const __m256 rounded = round(_mm256_loadu_ps(tail));
+    sums = _mm256_add_ps(sums, rounded);
+    _mm256_storeu_ps(tail, rounded);
+    std::memcpy(out + i, tail, (n - i) * sizeof(float));
+  }
+  return sum_lanes(sums);
+}
+
+std::uint64_t peak_f32(std::uint64_t n) {
+  const __m256 x = _mm256_set1_ps(0.5f);
+  return multiply_adds<8>(n, _mm256_setzero_ps(), [&](__m256 sum) {
+    sum = _mm256_fmadd_ps(x, x, sum);
+    asm volatile("" : "+x"(sum));
+    return sum;
+  });
+}
+
 }  // namespace
 
 void use_attention_kernels(Kernels& kernels) {
   kernels.qk = qk;
   kernels.pv = pv;
   kernels.store_kv = store_kv;
+  kernels.round_to_bf16 = round_to_bf16;
+  kernels.softmax_part = softmax_part<SoftmaxVector256>;
+  kernels.peak_f32 = peak_f32;
 }
 
 }  // namespace r1::simd

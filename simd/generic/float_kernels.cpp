@@ -86,38 +86,6 @@ void rope_halves(float* x, const float* cos, const float* sin, std::size_t d) {
   }
 }
 
-float softmax_part(float* x, std::size_t n, float* max_out) {
-  float max = x[0];
-  std::size_t i = 0;
-  if (n >= lanes) {
-    Batch most = Batch::load_unaligned(x);
-    for (; i + lanes <= n; i += lanes) most = xsimd::max(most, Batch::load_unaligned(x + i));
-    alignas(32) float most_of[lanes];
-    most.store_aligned(most_of);
-    for (const float m : most_of) max = m > max ? m : max;
-  }
-  for (; i < n; ++i) max = x[i] > max ? x[i] : max;
-  *max_out = max;
-  Batch sums(0.0f);
-  i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const Batch e = xsimd::exp(Batch::load_unaligned(x + i) - Batch(max));
-    e.store_unaligned(x + i);
-    sums += e;
-  }
-  float sum = sum_of(sums);
-  if (i < n) {
-    float tail[lanes] = {};
-    std::copy(x + i, x + n, tail);
-    xsimd::exp(Batch::load_unaligned(tail) - Batch(max)).store_unaligned(tail);
-    for (std::size_t j = 0; i + j < n; ++j) {
-      x[i + j] = tail[j];
-      sum += tail[j];
-    }
-  }
-  return sum;
-}
-
 }  // namespace
 
 void use_float_kernels(Kernels& kernels) {
@@ -127,7 +95,6 @@ void use_float_kernels(Kernels& kernels) {
   kernels.dot = dot;
   kernels.rope_interleaved = rope_interleaved;
   kernels.rope_halves = rope_halves;
-  kernels.softmax_part = softmax_part;
 }
 
 }  // namespace r1::simd

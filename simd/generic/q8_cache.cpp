@@ -57,7 +57,7 @@ float* key_scale(const Q8KeyShape& shape, std::byte* page, std::uint32_t row, in
 }
 
 std::byte* value_code(const Q8ValueShape& shape, std::byte* page, std::uint32_t row, std::uint32_t i) {
-  return page + (std::size_t{row / 4} * shape.padded_width() + i) * 4 + row % 4;
+  return page + i / 16 * shape.strip_bytes() + (std::size_t{row / 4} * 16 + i % 16) * 4 + row % 4;
 }
 
 float* value_scale(const Q8ValueShape& shape, std::byte* page, std::uint32_t row) {
@@ -122,61 +122,17 @@ void keys_to_values(const Q8KeyShape& shape, const std::byte* page, std::uint32_
   // A register is four rows by four elements: bytes turn around in it, and keys lose their offset.
   const __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m128i offset = _mm_set1_epi8(static_cast<char>(key_offset));
-  for (std::uint32_t row = 0; row < n_rows; row += 4) {
-    std::int8_t* out = values + std::size_t{row} * as_values.padded_width();
-    for (std::uint32_t quad = 0; quad < shape.quads(0); ++quad) {
-      const __m128i in = _mm_loadu_si128(reinterpret_cast<const __m128i*>(key_quad(shape, writable(page), row, quad)));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + std::size_t{quad} * 16),
-                       _mm_xor_si128(_mm_shuffle_epi8(in, turn), offset));
+  for (std::uint32_t block = 0; block < n_rows; block += q8_block_rows) {
+    const std::byte* in = key_quad(shape, writable(page), block, 0);
+    for (std::uint32_t quad = 0; quad < shape.quads(0); ++quad, in += 4 * q8_block_rows) {
+      std::int8_t* out = values + quad / 4 * as_values.strip_bytes() + std::size_t{block} * 16 + quad % 4 * 16;
+      for (std::uint32_t row = 0; row < q8_block_rows; row += 4) {
+        const __m128i keys = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + std::size_t{row} * 4));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + std::size_t{row} * 16),
+                         _mm_xor_si128(_mm_shuffle_epi8(keys, turn), offset));
+      }
     }
   }
-}
-
-float quantize_q8_weights(const float* p, const float* scale, std::uint32_t n, std::uint8_t* weights) {
-  constexpr std::uint32_t lanes = 8;
-  // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
-  constexpr float largest_weight = 254;
-  alignas(32) float tail_p[lanes] = {}, tail_scale[lanes] = {};
-  const std::uint32_t whole = n / lanes * lanes;
-  std::memcpy(tail_p, p + whole, (n - whole) * sizeof(float));
-  std::memcpy(tail_scale, scale + whole, (n - whole) * sizeof(float));
-  const auto product = [&](std::uint32_t j) {
-    return j < whole ? _mm256_mul_ps(_mm256_loadu_ps(p + j), _mm256_loadu_ps(scale + j))
-                     : _mm256_mul_ps(_mm256_load_ps(tail_p), _mm256_load_ps(tail_scale));
-  };
-  __m256 most = _mm256_setzero_ps(), total = _mm256_setzero_ps();
-  for (std::uint32_t j = 0; j < n; j += lanes) {
-    most = _mm256_max_ps(most, product(j));
-    total = _mm256_add_ps(total, product(j));  // NaN is lost in a maximum, not in a sum
-  }
-  alignas(32) float most_of[lanes], total_of[lanes];
-  _mm256_store_ps(most_of, most);
-  _mm256_store_ps(total_of, total);
-  float largest = 0, sum = 0;
-  for (std::uint32_t i = 0; i < lanes; ++i) {
-    largest = most_of[i] > largest ? most_of[i] : largest;
-    sum += total_of[i];
-  }
-  const std::uint32_t padded = (n + 15) / 16 * 16;
-  const float step = largest / largest_weight;
-  if (!(sum >= 0) || !(step > 0)) {
-    std::memset(weights, 0, padded);
-    return sum >= 0 ? 0.0f : std::numeric_limits<float>::quiet_NaN();
-  }
-  const __m256 per_step = _mm256_set1_ps(1.0f / step);
-  __m256 carry = _mm256_setzero_ps();
-  for (std::uint32_t j = 0; j < padded; j += lanes) {
-    __m128i bytes = _mm_setzero_si128();
-    if (j < n) {
-      const __m256 wanted = _mm256_fmadd_ps(product(j), per_step, carry);
-      const __m256i rounded = _mm256_cvtps_epi32(wanted);
-      carry = _mm256_sub_ps(wanted, _mm256_cvtepi32_ps(rounded));
-      const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
-      bytes = _mm_packus_epi16(words, words);
-    }
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(weights + j), bytes);
-  }
-  return step;
 }
 
 void read_q8_key(const Q8KeyShape& shape, const std::byte* page, std::uint32_t row, std::byte* out) {

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -58,12 +59,20 @@ TEST_CASE("rms_norm, silu_mul, axpy and dot") {
 }
 
 TEST_CASE("softmax_part") {
-  const Kernels& kernels = *machine_tables().front();
-  for (const std::size_t n : {1u, 5u, 8u, 77u, 512u}) {
+  for (const std::size_t n : {1u, 5u, 8u, 16u, 77u, 512u}) {
     const auto x = draw(n, 7, 20);
-    std::vector<float> e = x;
-    float max = 0;
-    const float sum = kernels.softmax_part(e.data(), n, &max);
+    std::vector<float> e = x, first;
+    float max = 0, sum = 0, first_sum = 0;
+    for (const Kernels* kernels : tested_tables()) {
+      e = x;
+      sum = kernels->softmax_part(e.data(), n, &max);
+      if (first.empty()) {
+        first = e;
+        first_sum = sum;
+      }
+      CHECK(e == first);
+      CHECK(sum == first_sum);
+    }
     double expected = 0;
     for (std::size_t i = 0; i < n; ++i) {
       const double v = std::exp(static_cast<double>(x[i]) - max);
@@ -134,6 +143,68 @@ TEST_CASE("qk and pv over f32, f16 and bf16 rows, whatever the grouping of heads
       }
       CHECK(scores == one_score);
       CHECK(out == one_out);
+      for (const Kernels* table : tested_tables()) {
+        std::vector<float> same_scores(scores.size()), same_out(out.size(), 0.5f);
+        table->qk(type, q.data(), ld, n_heads, kv.data(), ld, n_kv, d, same_scores.data(), n_kv);
+        table->pv(type, p.data(), n_kv, n_heads, kv.data(), ld, n_kv, d, same_out.data(), ld);
+        CHECK(same_scores == scores);
+        CHECK(same_out == out);
+      }
     }
   }
+}
+
+TEST_CASE("bf16's dot products equal qk and pv but for the rounding of sums") {
+  for (const Kernels* kernels : machine_tables()) {
+    if (kernels->bf16_qk == nullptr) continue;
+    for (const std::uint32_t d : {5u, 16u, 40u, 72u, 576u, 1500u}) {
+      for (const std::uint32_t n_kv : {1u, 2u, 13u, 300u}) {
+        constexpr std::uint32_t n_heads = 19, page_rows = 300;
+        const std::size_t ld = d + 3, ldp = page_rows;
+        auto q = draw(n_heads * ld, 1), p = draw(n_heads * ldp, 3);
+        const auto rows = draw(n_kv * ld, 2);
+        kernels->round_to_bf16(q.data(), q.size(), q.data());
+        kernels->round_to_bf16(p.data(), p.size(), p.data());
+        std::vector<std::uint16_t> kv(n_kv * ld), values((d + 15) / 16 * 16 * page_rows, 0x7fc0);
+        kernels->store_kv(KvType::bf16, rows.data(), rows.size(), kv.data());
+        std::vector<float> scores(n_heads * ldp), out(n_heads * ld, 0.5f);
+        auto expected_scores = scores, expected_out = out, one_score = scores, one_out = out;
+        kernels->qk(KvType::bf16, q.data(), ld, n_heads, kv.data(), ld, n_kv, d, expected_scores.data(), ldp);
+        kernels->pv(KvType::bf16, p.data(), ldp, n_heads, kv.data(), ld, n_kv, d, expected_out.data(), ld);
+        kernels->bf16_qk(q.data(), ld, n_heads, kv.data(), ld, n_kv, d, scores.data(), ldp);
+        kernels->bf16_values(kv.data(), ld, n_kv, d, page_rows, values.data());
+        kernels->bf16_pv(p.data(), ldp, n_heads, values.data(), page_rows, n_kv, d, out.data(), ld);
+        double worst = 0;
+        for (std::size_t i = 0; i < scores.size(); ++i)
+          worst = std::max(worst, std::fabs(static_cast<double>(scores[i]) - expected_scores[i]));
+        for (std::size_t i = 0; i < out.size(); ++i)
+          worst = std::max(worst, std::fabs(static_cast<double>(out[i]) - expected_out[i]));
+        CHECK(worst < 1e-4);
+        for (std::uint32_t h = 0; h < n_heads; ++h) {
+          kernels->bf16_qk(q.data() + h * ld, ld, 1, kv.data(), ld, n_kv, d, one_score.data() + h * ldp, ldp);
+          kernels->bf16_pv(p.data() + h * ldp, ldp, 1, values.data(), page_rows, n_kv, d, one_out.data() + h * ld, ld);
+        }
+        CHECK(scores == one_score);
+        CHECK(out == one_out);
+      }
+    }
+  }
+}
+
+TEST_CASE("round_to_bf16 rounds to nearest, ties to even") {
+  const Kernels& kernels = *machine_tables().front();
+  std::vector<float> x = draw(1003, 5, 100);
+  x[0] = 1 + 0x1p-8f;  // halfway, down to even
+  x[1] = 1 + 0x3p-8f;  // halfway, up to even
+  std::vector<float> out(x.size());
+  const float sum = kernels.round_to_bf16(x.data(), x.size(), out.data());
+  double expected = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    CHECK(out[i] == quant::bf16_to_f32(quant::f32_to_bf16(x[i])));
+    expected += static_cast<double>(out[i]);
+  }
+  CHECK(sum == doctest::Approx(expected).epsilon(1e-4));
+  float nan = std::bit_cast<float>(0x7fffffffu);
+  CHECK(std::isnan(kernels.round_to_bf16(&nan, 1, &nan)));
+  CHECK(std::isnan(nan));
 }

@@ -2,6 +2,7 @@
 // others.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -97,25 +98,63 @@ TEST_CASE("q8 cache: NaN and infinity are not lost") {
     CHECK(std::isfinite(held[0]));
     CHECK(std::isnan(held[9]));
   }
-  const float p[3] = {0.5f, 1.0f, 0.25f}, scale[3] = {1.0f, std::numeric_limits<float>::quiet_NaN(), 2.0f};
-  std::uint8_t weights[16];
-  CHECK(std::isnan(quantize_q8_weights(p, scale, 3, weights)));
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const Kernels* kernels : tested_tables()) {
+    for (const bool bad_score : {true, false}) {
+      float scores[2 * 16] = {0.5f, 1.0f, bad_score ? nan : 0.25f}, max[2], sum[2], step[2];
+      const float scale[3] = {1.0f, bad_score ? 1.0f : nan, 2.0f};
+      std::uint8_t weights[2 * 16];
+      kernels->q8_weights(scores, 16, scale, 2, 3, max, sum, weights, 16, step);
+      CHECK(std::isnan(step[0]));
+      CHECK(std::isnan(step[1]) == !bad_score);  // heads do not mix
+    }
+  }
 }
 
-TEST_CASE("q8 weights keep the sum of many small ones") {
-  for (const std::uint32_t n : {1u, 7u, 16u, 100u, 256u}) {
-    std::vector<float> p(n, 0.0011f);  // each less than half a step
-    const std::vector<float> scale(n, 1.0f);
-    p[n / 2] = 1.0f;
-    std::vector<std::uint8_t> weights(256, 77);
-    const double step = quantize_q8_weights(p.data(), scale.data(), n, weights.data());
-    double sum = 0, wanted = 0;
-    for (std::uint32_t j = 0; j < n; ++j) {
-      sum += weights[j] * step;
-      wanted += p[j];
+TEST_CASE("q8 weights are a softmax times scales, and keep the sum of many small ones") {
+  for (const std::uint32_t n_heads : {1u, 2u, 5u, 16u}) {
+    for (const std::uint32_t n : {1u, 7u, 16u, 100u, 256u}) {
+      constexpr std::size_t ld = 256;
+      std::vector<float> scores(n_heads * ld, 0.0f);
+      for (std::uint32_t h = 0; h < n_heads; ++h) {
+        const std::vector<float> x = normals(n, h);
+        // Head 0: each weight but one is less than half a step.
+        for (std::uint32_t j = 0; j < n; ++j) scores[h * ld + j] = h == 0 ? (j == n / 2 ? 0.0f : -6.8f) : 3 * x[j];
+      }
+      std::vector<float> scale = normals(n, 99);
+      for (float& s : scale) s = n_heads == 1 ? 1.0f : std::fabs(s);
+      std::vector<std::uint8_t> first_weights;
+      std::vector<float> first_figures;
+      for (const Kernels* kernels : tested_tables()) {
+        std::vector<float> work = scores, figures(3 * n_heads);
+        std::vector<std::uint8_t> weights(n_heads * ld, 77);
+        float *max = figures.data(), *sum = max + n_heads, *step = sum + n_heads;
+        kernels->q8_weights(work.data(), ld, scale.data(), n_heads, n, max, sum, weights.data(), ld, step);
+        for (std::uint32_t h = 0; h < n_heads; ++h) {
+          const float* of_head = scores.data() + h * ld;
+          CHECK(max[h] == *std::max_element(of_head, of_head + n));
+          double wanted_sum = 0, wanted = 0, held = 0;
+          bool near = true;
+          for (std::uint32_t j = 0; j < n; ++j) {
+            const double p = std::exp(static_cast<double>(of_head[j]) - max[h]);
+            wanted_sum += p;
+            wanted += p * scale[j];
+            held += weights[h * ld + j] * static_cast<double>(step[h]);
+            near = near && std::fabs(weights[h * ld + j] * step[h] - p * scale[j]) <= 1.001 * step[h];
+          }
+          CHECK(near);
+          CHECK(sum[h] == doctest::Approx(wanted_sum).epsilon(1e-6));
+          CHECK(std::fabs(held - wanted) <= 8 * 0.5001 * step[h]);  // eight carries are left at the end
+          for (std::uint32_t j = n; j < (n + 15) / 16 * 16; ++j) CHECK(weights[h * ld + j] == 0);
+        }
+        if (first_figures.empty()) {
+          first_weights = weights;
+          first_figures = figures;
+        }
+        CHECK(weights == first_weights);
+        CHECK(figures == first_figures);
+      }
     }
-    CHECK(std::fabs(sum - wanted) <= 8 * 0.5001 * step);  // eight carries are left at the end
-    for (std::uint32_t j = n; j < (n + 15) / 16 * 16; ++j) CHECK(weights[j] == 0);
   }
 }
 
@@ -171,7 +210,8 @@ TEST_CASE("q8 attention: every instruction set gives the exact integer sums") {
               weights[h * page_rows + j] = static_cast<std::uint8_t>(random() % 256);
           }
           std::vector<float> step(n_heads, 0.5f);
-          kernels.q8_pv(d_v, weights.data(), page_rows, step.data(), n_heads, values.data(), n_kv, out.data(), d_v);
+          kernels.q8_pv(as_values, weights.data(), page_rows, step.data(), n_heads, values.data(), n_kv, out.data(),
+                        d_v);
           bool exact = true;
           for (std::uint32_t h = 0; h < n_heads; ++h) {
             for (std::uint32_t i = 0; i < d_v; ++i) {

@@ -34,7 +34,7 @@ struct Runner {
     rt::Pass pass{m.file->config(), m.rope, *m.kernels, m.weights, store != nullptr ? *store : *m.experts, scratch};
     for (const rt::TokenSlot& slot : slots) {
       REQUIRE(slot.kv->grow(slot.row + 1).ok());
-      scratch.grow_split_parts(slot.row + 1);
+      scratch.grow_run_parts(slot.row + 1);
     }
     pass.slots = slots;
     pass.n_logit_tokens = pass.n_tokens();

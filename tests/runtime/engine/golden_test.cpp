@@ -231,6 +231,33 @@ TEST_CASE("greedy continuations are the reference's, with every instruction set 
   }
 }
 
+TEST_CASE("greedy continuations over a coarse cache are the same with every instruction set and batch") {
+  for (const std::string name : model_names) {
+    const Golden golden(name);
+    const auto prompt = golden.get<Token>("greedy.prompt");
+    for (const auto type : {KvCacheType::bf16, KvCacheType::q8}) {
+      std::vector<Token> first;
+      for (const simd::IsaReport& isa : simd::isa_report("")) {
+        if (!isa.available) continue;
+        ModelOptions options;
+        options.path = test::directory_of(name);
+        options.isa = simd::isa_name(isa.isa);
+        const auto model = Model::open(options);
+        REQUIRE(model.ok());
+        for (const std::uint32_t batch : {6u, 64u}) {
+          auto session = Session::create(*model, {.context_tokens = 64, .batch_tokens = batch, .kv_type = type});
+          REQUIRE(session.ok());
+          const std::vector<Token> tokens = greedy(*session, prompt, 24);
+          if (first.empty()) first = tokens;
+          CAPTURE(name);
+          CAPTURE(options.isa);
+          CHECK(tokens == first);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("a KV cache of 16 or 8 bits stays close to one of 32") {
   struct Type {
     KvCacheType type;

@@ -1,4 +1,4 @@
-// Attention by splits against softmax(q·k) v in double.
+// Attention by splits against softmax(q·k) v in double; and the same bits however a team shares it out.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "quant/fp8.h"
-#include "runtime/attention/flash.h"
+#include "runtime/attention/attend.h"
 
 using namespace r1;
 using namespace r1::rt;
@@ -27,6 +27,7 @@ struct Problem {
     std::normal_distribution<float> normal(0, 1);
     q.resize(std::size_t{heads} * shape.k_width);
     for (float& x : q) x = spread * normal(random);
+    if (shape.type == simd::KvType::bf16) kernels.round_to_bf16(q.data(), q.size(), q.data());  // as attention does
     REQUIRE(kv.grow(n).ok());
     for (std::uint32_t j = 0; j < n; ++j) {
       keys.push_back(store(kernels, shape.k_width, kv.k_row(j, 1, 0), normal, random));
@@ -70,11 +71,13 @@ struct Problem {
 std::vector<float> by_splits(const HeadGroup& group, const KvCache& kv, const Problem& problem) {
   const std::uint32_t n = group.n_heads;
   std::vector<float> out(std::size_t{n} * group.d_v), more(out.size()), max(2 * n), sum(2 * n);
-  SplitScratch scratch(n, problem.shape.k_width, group.d_v);
+  SplitScratch scratch(n, group.d_v);
+  QueryBuffer queries(n, problem.shape.k_width);
+  std::copy(problem.q.begin(), problem.q.end(), queries.row(0));
+  queries.prepare(*group.kernels, problem.shape, 0, n);
   const SoftmaxPart total{max.data(), sum.data(), out.data()}, part{max.data() + n, sum.data() + n, more.data()};
   for (std::uint32_t split = 0; split < n_splits(problem.n_kv); ++split) {
-    attend_split(group, kv, problem.n_kv, split, problem.q.data(), problem.shape.k_width, scratch,
-                 split == 0 ? total : part);
+    attend_split(group, kv, problem.n_kv, split, queries.view(problem.shape, 0), scratch, split == 0 ? total : part);
     if (split > 0) fold(n, group.d_v, part, total);
   }
   finish(n, group.d_v, total);
@@ -101,7 +104,8 @@ TEST_CASE("attention by splits equals a naive softmax") {
               worst = std::max(worst, std::abs(out[head * problem.d_v + i] - expected[i]));
             }
           }
-          CHECK(worst < 2e-5);
+          // bf16: weights are rounded too, by 2⁻⁹ of themselves; values are below 5.
+          CHECK(worst < (type == simd::KvType::bf16 ? 5 * 0x1p-8 : 2e-5));
         }
       }
     }
@@ -121,6 +125,86 @@ TEST_CASE("a head's attention does not depend on which heads go with it") {
       part.q.assign(problem.q.begin() + first * 80, problem.q.begin() + (first + width) * 80);
       const std::vector<float> alone = by_splits({kernels, 1, 0, width, 80, 64}, kv, part);
       CHECK(std::memcmp(alone.data(), together.data() + first * 64, alone.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST_CASE("members' shares of a token's attention are all units once, and even") {
+  for (const std::uint32_t n_kv : {1u, 257u, 2048u, 2049u, 4097u, 16385u, 50000u}) {
+    for (const std::uint32_t n_groups : {1u, 8u, 28u}) {
+      const RunShare share(n_kv, n_groups);
+      for (const std::uint64_t n : {1u, 2u, 3u, 16u, 64u}) {
+        CHECK(share.begin(0, n) == 0);
+        CHECK(share.begin(n, n) == n_runs(n_kv) * n_groups);
+        for (std::uint64_t i = 0; i < n; ++i) {
+          const std::uint32_t begin = share.begin(i, n), end = share.begin(i + 1, n);
+          REQUIRE(begin <= end);
+          double rows = 0;
+          for (std::uint32_t unit = begin; unit < end; ++unit) {
+            const std::uint32_t run = unit / n_groups;
+            rows += std::min(2048u, n_kv - run * 2048);
+          }
+          CHECK(std::fabs(rows - static_cast<double>(n_kv) * n_groups / static_cast<double>(n)) <= 2048);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("attention at depth has the same bits however many members share it") {
+  constexpr std::uint32_t n_kv = 4500;
+  constexpr AttentionShape shape{6, 1, 24, 16};
+  const simd::Kernels* kernels = simd::choose_kernels("", nullptr);
+  REQUIRE(kernels != nullptr);
+  for (const auto type : {simd::KvType::f16, simd::KvType::bf16, simd::KvType::q8}) {
+    KvCache kv({type, 1, 1, 24, 0, 8}, n_kv);
+    REQUIRE(kv.grow(n_kv).ok());
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal(0, 1);
+    QueryBuffer queries(6, 24);
+    for (std::uint32_t i = 0; i < 6 * 24; ++i) queries.x[i] = normal(random);
+    queries.prepare(*kernels, kv.shape(), 0, 6);
+    for (std::uint32_t j = 0; j < n_kv; ++j) {
+      float row[24];
+      for (float& x : row) x = normal(random);
+      kv.store_k(*kernels, j, 0, 0, row);
+    }
+    std::vector<float> alone;
+    for (const int n_threads : {1, 2, 5}) {
+      numa::ThreadTeam team({n_threads, false});
+      std::vector<MemberScratch> members(static_cast<std::size_t>(n_threads));
+      for (MemberScratch& m : members) {
+        m.part = Buffer<float>(6 * 18);
+        m.split = SplitScratch(6, 16);
+      }
+      std::vector<float> parts(n_runs(n_kv) * 6 * 18);
+      const auto part_of = [&](std::uint32_t run, std::uint32_t head) {
+        float* part = parts.data() + std::size_t{run} * 6 * 18;
+        return SoftmaxPart{part + head, part + 6 + head, part + 12 + std::size_t{head} * 16};
+      };
+      team.run([&](const numa::Member& member) {
+        attend_runs(member, *kernels, kv, 0, n_kv, shape, queries, 0, members[static_cast<std::size_t>(member.index())],
+                    part_of);
+      });
+      if (alone.empty()) alone = parts;
+      CHECK(std::memcmp(parts.data(), alone.data(), parts.size() * sizeof(float)) == 0);
+    }
+    // The whole, one head after the other, split by split.
+    std::vector<float> part(18), total(18);
+    SplitScratch scratch(1, 16);
+    for (std::uint32_t head = 0; head < 6; ++head) {
+      const HeadGroup group{kernels, 0, 0, 1, 24, 16};
+      const SoftmaxPart more{part.data(), part.data() + 1, part.data() + 2};
+      for (std::uint32_t run = 0; run < n_runs(n_kv); ++run) {
+        const SoftmaxPart of_run{total.data(), total.data() + 1, total.data() + 2};
+        const std::uint32_t end = std::min((run + 1) * run_splits, n_splits(n_kv));
+        for (std::uint32_t split = run * run_splits; split < end; ++split) {
+          const bool first = split == run * run_splits;
+          attend_split(group, kv, n_kv, split, queries.view(kv.shape(), head), scratch, first ? of_run : more);
+          if (!first) fold(1, 16, more, of_run);
+        }
+        CHECK(std::memcmp(total.data() + 2, alone.data() + (run * 6 * 18) + 12 + head * 16, 16 * sizeof(float)) == 0);
+      }
     }
   }
 }

@@ -1,0 +1,251 @@
+// Attention over f32, f16 and bf16 rows for AVX-512. The bits are those of generic/attention_kernels.cpp: a register of
+// qk holds eight lanes of two rows, each with the accumulator and the order that it has there.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "quant/fp8.h"
+#include "simd/avx512/gemv.h"
+#include "simd/avx512/softmax_vector.h"
+#include "simd/peak.h"
+
+namespace r1::simd {
+namespace {
+
+struct F32 {
+  using Element = float;
+  static __m512 load16(const float* p) { return _mm512_loadu_ps(p); }
+  static __m512 load_some(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  static __m512 load_two(const float* a, const float* b) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+  }
+  static float load(const float* p) { return *p; }
+};
+
+struct Halves {
+  using Element = std::uint16_t;
+  static __m256i two(const std::uint16_t* a, const std::uint16_t* b) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a))),
+                                   _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)), 1);
+  }
+};
+
+struct F16 : Halves {
+  static __m512 load16(const std::uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i_u*)p)); }
+  static __m512 load_some(const std::uint16_t* p, __mmask16 mask) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+  }
+  static __m512 load_two(const std::uint16_t* a, const std::uint16_t* b) { return _mm512_cvtph_ps(two(a, b)); }
+  static float load(const std::uint16_t* p) { return quant::f16_to_f32(*p); }
+};
+
+struct Bf16 : Halves {
+  static __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+  static __m512 load16(const std::uint16_t* p) { return widen(_mm256_loadu_si256((const __m256i_u*)p)); }
+  static __m512 load_some(const std::uint16_t* p, __mmask16 mask) { return widen(_mm256_maskz_loadu_epi16(mask, p)); }
+  static __m512 load_two(const std::uint16_t* a, const std::uint16_t* b) { return widen(two(a, b)); }
+  static float load(const std::uint16_t* p) { return quant::bf16_to_f32(*p); }
+};
+
+constexpr int qk_pairs = 4;  // of rows, in a tile
+constexpr std::uint32_t qk_rows_of_tile = 2 * qk_pairs;
+
+// Eight lanes of eight rows, two in a register → per row l0+l4, l1+l5, … then their pairs: lane r holds (s0 + s2,
+// s1 + s3) of row r and of row 4 + r.
+inline __m512 sum_quads(const __m512* pairs_of_rows) {
+  const auto quads = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  const __m512d low = _mm512_castps_pd(quads(pairs_of_rows[0], pairs_of_rows[1]));
+  const __m512d high = _mm512_castps_pd(quads(pairs_of_rows[2], pairs_of_rows[3]));
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+}
+
+// Scores of NH heads with eight rows; scores [NH, lds].
+template <class Row, int NH>
+void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* const* rows, std::uint32_t d, float* scores,
+             std::size_t lds) {
+  __m512 acc[NH][qk_pairs];
+  for (auto& head : acc) {
+    for (auto& a : head) a = _mm512_setzero_ps();
+  }
+  std::uint32_t i = 0;
+  for (; i + 8 <= d; i += 8) {
+    __m512 row[qk_pairs];
+#pragma GCC unroll 4
+    for (int j = 0; j < qk_pairs; ++j) row[j] = Row::load_two(rows[2 * j] + i, rows[2 * j + 1] + i);
+#pragma GCC unroll 4
+    for (int h = 0; h < NH; ++h) {
+      const __m512 query = _mm512_broadcast_f32x8(_mm256_loadu_ps(q + static_cast<std::size_t>(h) * ldq + i));
+#pragma GCC unroll 4
+      for (int j = 0; j < qk_pairs; ++j) acc[h][j] = _mm512_fmadd_ps(query, row[j], acc[h][j]);
+    }
+  }
+  const __m512i by_rows = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#pragma GCC unroll 4
+  for (int h = 0; h < NH; h += 2) {
+    const int other = h + 1 < NH ? h + 1 : h;
+    const __m512 a = sum_quads(acc[h]), b = sum_quads(acc[other]);
+    const __m512 sums =
+        _mm512_permutexvar_ps(by_rows, _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd)));
+    _mm256_storeu_ps(scores + static_cast<std::size_t>(h) * lds, _mm512_castps512_ps256(sums));
+    if (other != h) _mm256_storeu_ps(scores + static_cast<std::size_t>(other) * lds, _mm512_extractf32x8_ps(sums, 1));
+  }
+  for (; i < d; ++i) {
+    for (std::size_t h = 0; h < NH; ++h) {
+      for (std::uint32_t j = 0; j < qk_rows_of_tile; ++j) {
+        scores[h * lds + j] = std::fma(q[h * ldq + i], Row::load(rows[j] + i), scores[h * lds + j]);
+      }
+    }
+  }
+}
+
+template <class Row, int NH>
+void qk_heads(const float* q, std::size_t ldq, const typename Row::Element* kv, std::size_t ld_kv, std::uint32_t n_kv,
+              std::uint32_t d, float* scores, std::size_t lds) {
+  for (std::uint32_t j = 0; j < n_kv; j += qk_rows_of_tile) {
+    const std::uint32_t n_rows = std::min(qk_rows_of_tile, n_kv - j);
+    const typename Row::Element* rows[qk_rows_of_tile];
+    for (std::uint32_t r = 0; r < qk_rows_of_tile; ++r) rows[r] = kv + (j + std::min(r, n_rows - 1)) * ld_kv;
+    if (n_rows == qk_rows_of_tile) {
+      qk_tile<Row, NH>(q, ldq, rows, d, scores + j, lds);
+      continue;
+    }
+    float some[NH * qk_rows_of_tile];
+    qk_tile<Row, NH>(q, ldq, rows, d, some, qk_rows_of_tile);
+    for (std::size_t h = 0; h < NH; ++h) std::copy_n(some + h * qk_rows_of_tile, n_rows, scores + h * lds + j);
+  }
+}
+
+template <class Row>
+void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
+  const auto* kv = static_cast<const typename Row::Element*>(rows);
+  std::uint32_t h = 0;
+  const auto heads = [&]<int NH>() {
+    for (; h + NH <= n_heads; h += NH) qk_heads<Row, NH>(q + h * ldq, ldq, kv, ld_kv, n_kv, d, scores + h * lds, lds);
+  };
+  heads.template operator()<4>();
+  heads.template operator()<2>();
+  heads.template operator()<1>();
+}
+
+// out[h, i … i + 16·NV) of NH heads over all rows; of the last register the lanes in `mask`.
+template <class Row, int NH, int NV>
+void pv_tile(const float* p, std::size_t ldp, const typename Row::Element* kv, std::size_t ld_kv, std::uint32_t n_kv,
+             float* out, std::size_t ldo, __mmask16 mask) {
+  constexpr __mmask16 all = 0xffff;
+  __m512 acc[NH][NV];
+  const auto mask_of = [&](int v) { return v + 1 < NV ? all : mask; };
+  for (int h = 0; h < NH; ++h) {
+    for (int v = 0; v < NV; ++v) {
+      acc[h][v] =
+          _mm512_maskz_loadu_ps(mask_of(v), out + static_cast<std::size_t>(h) * ldo + 16 * static_cast<std::size_t>(v));
+    }
+  }
+  for (std::uint32_t j = 0; j < n_kv; ++j) {
+    const auto* from = kv + j * ld_kv;
+    __m512 row[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      const auto* at = from + 16 * static_cast<std::size_t>(v);
+      row[v] = NV > 1 ? Row::load16(at) : Row::load_some(at, mask);
+    }
+#pragma GCC unroll 8
+    for (int h = 0; h < NH; ++h) {
+      const __m512 weight = _mm512_set1_ps(p[static_cast<std::size_t>(h) * ldp + j]);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) acc[h][v] = _mm512_fmadd_ps(weight, row[v], acc[h][v]);
+    }
+  }
+  for (int h = 0; h < NH; ++h) {
+    for (int v = 0; v < NV; ++v) {
+      _mm512_mask_storeu_ps(out + static_cast<std::size_t>(h) * ldo + 16 * static_cast<std::size_t>(v), mask_of(v),
+                            acc[h][v]);
+    }
+  }
+}
+
+template <class Row>
+void pv_rows(const float* p, std::size_t ldp, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
+  const auto* kv = static_cast<const typename Row::Element*>(rows);
+  std::uint32_t h = 0;
+  const auto heads = [&]<int NH>() {
+    for (; h + NH <= n_heads; h += NH) {
+      const float* weights = p + h * ldp;
+      std::uint32_t i = 0;
+      for (; i + 32 <= d; i += 32)
+        pv_tile<Row, NH, 2>(weights, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo, 0xffff);
+      for (; i < d; i += 16) {
+        const auto mask = static_cast<__mmask16>((1u << std::min(16u, d - i)) - 1);
+        pv_tile<Row, NH, 1>(weights, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo, mask);
+      }
+    }
+  };
+  heads.template operator()<8>();
+  heads.template operator()<4>();
+  heads.template operator()<2>();
+  heads.template operator()<1>();
+}
+
+void qk(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
+        std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
+  switch (type) {
+    case KvType::f32:
+      return qk_rows<F32>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+    case KvType::f16:
+      return qk_rows<F16>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+    case KvType::bf16:
+      return qk_rows<Bf16>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
+    case KvType::q8:
+      return;  // q8_qk
+  }
+}
+
+void pv(KvType type, const float* p, std::size_t ldp, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
+        std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
+  switch (type) {
+    case KvType::f32:
+      return pv_rows<F32>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+    case KvType::f16:
+      return pv_rows<F16>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+    case KvType::bf16:
+      return pv_rows<Bf16>(p, ldp, n_heads, kv, ld_kv, n_kv, d, out, ldo);
+    case KvType::q8:
+      return;  // q8_pv
+  }
+}
+
+std::uint64_t peak_f32(std::uint64_t n) {
+  const __m512 x = _mm512_set1_ps(0.5f);
+  return multiply_adds<16>(n, _mm512_setzero_ps(), [&](__m512 sum) {
+    sum = _mm512_fmadd_ps(x, x, sum);
+    asm volatile("" : "+v"(sum));
+    return sum;
+  });
+}
+
+std::uint64_t peak_int8(std::uint64_t n) {
+  const __m512i x = _mm512_set1_epi16(1);
+  return multiply_adds<32>(n, _mm512_setzero_si512(), [&](__m512i sum) {
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x, x));
+    asm volatile("" : "+v"(sum));
+    return sum;
+  });
+}
+
+}  // namespace
+
+void use_avx512_attention(Kernels& kernels) {
+  kernels.qk = qk;
+  kernels.pv = pv;
+  kernels.softmax_part = softmax_part<SoftmaxVector512>;
+  kernels.q8_weights = q8_weights<SoftmaxVector512>;
+  kernels.peak_f32 = peak_f32;
+  kernels.peak_int8 = peak_int8;
+}
+
+}  // namespace r1::simd
