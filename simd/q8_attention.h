@@ -63,18 +63,6 @@ template <class V, int NH, int NR>
   }
 }
 
-template <class V, int NH>
-void q8_qk_heads(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t head, const std::byte* page,
-                 std::uint32_t n_rows, float* scores, std::size_t lds) {
-  const auto* codes = reinterpret_cast<const std::uint8_t*>(page);
-  const auto* scales = reinterpret_cast<const float*>(page + shape.code_bytes());
-  constexpr std::uint32_t step = V::lanes * q8_tile_registers;
-  std::uint32_t row = 0;
-  for (; row + step <= n_rows; row += step)
-    q8_qk_tile<V, NH, q8_tile_registers>(shape, queries, head, codes, scales, row, scores, lds);
-  for (; row < n_rows; row += V::lanes) q8_qk_tile<V, NH, 1>(shape, queries, head, codes, scales, row, scores, lds);
-}
-
 // Calls body.operator()<NH>(head) over heads 0 … n_heads − 1, V::tile_heads, then 4, 2 and 1 at a time.
 template <class V, class Body>
 inline void q8_for_heads(std::uint32_t n_heads, Body&& body) {
@@ -90,9 +78,16 @@ inline void q8_for_heads(std::uint32_t n_heads, Body&& body) {
 template <class V>
 void q8_qk(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_heads, const std::byte* page,
            std::uint32_t n_kv, float* scores, std::size_t lds) {
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(page);
+  const auto* scales = reinterpret_cast<const float*>(page + shape.code_bytes());
   const std::uint32_t n_rows = (n_kv + q8_block_rows - 1) / q8_block_rows * q8_block_rows;
+  constexpr std::uint32_t step = V::lanes * q8_tile_registers;
+  // Heads outside: the keys come in one long stream, which the prefetchers follow.
   q8_for_heads<V>(n_heads, [&]<int NH>(std::uint32_t head) {
-    q8_qk_heads<V, NH>(shape, queries, head, page, n_rows, scores, lds);
+    std::uint32_t row = 0;
+    for (; row + step <= n_rows; row += step)
+      q8_qk_tile<V, NH, q8_tile_registers>(shape, queries, head, codes, scales, row, scores, lds);
+    for (; row < n_rows; row += V::lanes) q8_qk_tile<V, NH, 1>(shape, queries, head, codes, scales, row, scores, lds);
   });
 }
 

@@ -109,9 +109,11 @@ void attend_runs(const numa::Member& member, const simd::Kernels& kernels, const
   const auto index = static_cast<std::uint64_t>(member.index()), count = static_cast<std::uint64_t>(member.count());
   const std::uint32_t end = share.begin(index + 1, count);
   for (std::uint32_t unit = share.begin(index, count), next; unit < end; unit = next) {
-    // Split by split: the rows of a split serve all groups of heads while they are in the cache.
+    // Split by split: the rows of a split serve some groups of heads while they are in the cache, and not more groups
+    // than whose queries and sums the second-level cache holds beside them.
+    constexpr std::uint32_t pass_groups = 4;
     const std::uint32_t run = unit / groups.size();
-    next = std::min(end, (run + 1) * groups.size());
+    next = std::min({end, (run + 1) * groups.size(), unit + pass_groups});
     const std::uint32_t first_split = run * run_splits, end_split = std::min(first_split + run_splits, n_splits(n_kv));
     for (std::uint32_t split = first_split; split < end_split; ++split) {
       for (std::uint32_t u = unit; u < next; ++u) {

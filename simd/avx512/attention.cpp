@@ -103,33 +103,34 @@ void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* const
 }
 
 template <class Row, int NH>
-void qk_heads(const float* q, std::size_t ldq, const typename Row::Element* kv, std::size_t ld_kv, std::uint32_t n_kv,
+void qk_heads(const float* q, std::size_t ldq, const typename Row::Element* const* rows, std::uint32_t n_rows,
               std::uint32_t d, float* scores, std::size_t lds) {
-  for (std::uint32_t j = 0; j < n_kv; j += qk_rows_of_tile) {
-    const std::uint32_t n_rows = std::min(qk_rows_of_tile, n_kv - j);
-    const typename Row::Element* rows[qk_rows_of_tile];
-    for (std::uint32_t r = 0; r < qk_rows_of_tile; ++r) rows[r] = kv + (j + std::min(r, n_rows - 1)) * ld_kv;
-    if (n_rows == qk_rows_of_tile) {
-      qk_tile<Row, NH>(q, ldq, rows, d, scores + j, lds);
-      continue;
-    }
-    float some[NH * qk_rows_of_tile];
-    qk_tile<Row, NH>(q, ldq, rows, d, some, qk_rows_of_tile);
-    for (std::size_t h = 0; h < NH; ++h) std::copy_n(some + h * qk_rows_of_tile, n_rows, scores + h * lds + j);
-  }
+  if (n_rows == qk_rows_of_tile) return qk_tile<Row, NH>(q, ldq, rows, d, scores, lds);
+  float some[NH * qk_rows_of_tile];
+  qk_tile<Row, NH>(q, ldq, rows, d, some, qk_rows_of_tile);
+  for (std::size_t h = 0; h < NH; ++h) std::copy_n(some + h * qk_rows_of_tile, n_rows, scores + h * lds);
 }
 
 template <class Row>
-void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
+void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv_rows, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
-  const auto* kv = static_cast<const typename Row::Element*>(rows);
-  std::uint32_t h = 0;
-  const auto heads = [&]<int NH>() {
-    for (; h + NH <= n_heads; h += NH) qk_heads<Row, NH>(q + h * ldq, ldq, kv, ld_kv, n_kv, d, scores + h * lds, lds);
-  };
-  heads.template operator()<4>();
-  heads.template operator()<2>();
-  heads.template operator()<1>();
+  const auto* kv = static_cast<const typename Row::Element*>(kv_rows);
+  constexpr std::uint32_t block_heads = 8;  // their queries, 2 KB each, and eight rows fit the first-level cache
+  for (std::uint32_t first = 0; first < n_heads; first += block_heads) {
+    const std::uint32_t end = std::min(first + block_heads, n_heads);
+    for (std::uint32_t j = 0; j < n_kv; j += qk_rows_of_tile) {
+      const std::uint32_t n_rows = std::min(qk_rows_of_tile, n_kv - j);
+      const typename Row::Element* rows[qk_rows_of_tile];
+      for (std::uint32_t r = 0; r < qk_rows_of_tile; ++r) rows[r] = kv + (j + std::min(r, n_rows - 1)) * ld_kv;
+      std::uint32_t h = first;
+      const auto heads = [&]<int NH>() {
+        for (; h + NH <= end; h += NH) qk_heads<Row, NH>(q + h * ldq, ldq, rows, n_rows, d, scores + h * lds + j, lds);
+      };
+      heads.template operator()<4>();
+      heads.template operator()<2>();
+      heads.template operator()<1>();
+    }
+  }
 }
 
 // out[h, i … i + 16·NV) of NH heads over all rows; of the last register the lanes in `mask`.

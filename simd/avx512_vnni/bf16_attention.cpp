@@ -9,8 +9,8 @@
 namespace r1::simd {
 namespace {
 
-constexpr std::uint32_t lanes = 32;    // elements of a register
-constexpr std::uint32_t piece = 1024;  // elements of a tile's queries on the stack
+constexpr std::uint32_t lanes = 32;                      // elements of a register
+constexpr std::uint32_t block_heads = 16, piece = 1024;  // of queries on the stack
 constexpr int tile_rows = 4;
 
 __m512i load_elements(const std::uint16_t* p) {
@@ -30,16 +30,33 @@ void narrow(const float* x, std::uint32_t n, std::uint16_t* out) {
   }
 }
 
-// Sixteen lanes of four rows → lane r holds four sums of row r.
-__m512 sum_rows(const __m512* rows) {
-  const auto half = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-  };
-  return half(half(rows[0], rows[1]), half(rows[2], rows[3]));
+// Sums of 16 registers' lanes, two registers at a time: half of the lanes of each stay where they are and the others
+// come to them, so that an addition takes one blend and one shuffle, which is what competes with the products. They
+// leave 16-, 8-, 4- and 2-lane sums.
+__m512 halves_16(__m512 a, __m512 b) {  // lanes of four: a a b b
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
 }
-__m512 sum_pairs(__m512 a, __m512 b) {  // (a0 + a2, a1 + a3, b0 + b2, b1 + b3) in each lane
-  const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
-  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+__m512 halves_8(__m512 a, __m512 b) {  // a b a b
+  const __m512i others = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, a, b),
+                       _mm512_castpd_ps(_mm512_permutex2var_pd(_mm512_castps_pd(a), others, _mm512_castps_pd(b))));
+}
+__m512 halves_4(__m512 a, __m512 b) {  // in each lane of four: a a b b
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+}
+__m512 halves_2(__m512 a, __m512 b) {  // a b a b
+  const __m512i others = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, a, b), _mm512_permutex2var_ps(a, others, b));
+}
+
+// Four heads' sums with four rows, [head, row].
+__m512 sum_tile(const __m512 (&acc)[4][tile_rows]) {
+  __m512 head[4];
+#pragma GCC unroll 4
+  for (int h = 0; h < 4; ++h) head[h] = halves_8(halves_16(acc[h][0], acc[h][1]), halves_16(acc[h][2], acc[h][3]));
+  const __m512 sums = halves_2(halves_4(head[0], head[1]), halves_4(head[2], head[3]));
+  // Rows lie in lanes of four, 0 2 1 3, and heads in each, 0 2 1 3.
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15), sums);
 }
 
 // Scores of NH ≤ 4 heads with four rows, added to what is there where `add`; q [NH, ldq] padded with zeros.
@@ -67,10 +84,7 @@ void qk_tile(const std::uint16_t* q, std::size_t ldq, const std::uint16_t* const
     const auto mask = static_cast<__mmask32>((1u << (d - i)) - 1);
     step([&](const std::uint16_t* p) { return _mm512_maskz_loadu_epi16(mask, p); });
   }
-  const __m512 a = sum_pairs(sum_rows(acc[0]), sum_rows(acc[1])), b = sum_pairs(sum_rows(acc[2]), sum_rows(acc[3]));
-  const __m512i by_heads = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512 sums =
-      _mm512_permutexvar_ps(by_heads, _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd)));
+  const __m512 sums = sum_tile(acc);
   const __m128 of_head[4] = {_mm512_castps512_ps128(sums), _mm512_extractf32x4_ps(sums, 1),
                              _mm512_extractf32x4_ps(sums, 2), _mm512_extractf32x4_ps(sums, 3)};
   const auto mask = static_cast<__mmask8>((1u << n_rows) - 1);
@@ -80,33 +94,32 @@ void qk_tile(const std::uint16_t* q, std::size_t ldq, const std::uint16_t* const
   }
 }
 
-template <int NH>
-void qk_heads(const float* q, std::size_t ldq, const std::uint16_t* kv, std::size_t ld_kv, std::uint32_t n_kv,
-              std::uint32_t d, float* scores, std::size_t lds, bool add) {
-  alignas(64) std::uint16_t narrow_q[NH * piece];
-  const std::size_t ld_narrow = (d + lanes - 1) / lanes * lanes;
-  for (std::size_t h = 0; h < NH; ++h) narrow(q + h * ldq, d, narrow_q + h * ld_narrow);
-  for (std::uint32_t j = 0; j < n_kv; j += tile_rows) {
-    const std::uint32_t n_rows = std::min<std::uint32_t>(tile_rows, n_kv - j);
-    const std::uint16_t* rows[tile_rows];
-    for (std::uint32_t r = 0; r < tile_rows; ++r) rows[r] = kv + (j + std::min(r, n_rows - 1)) * ld_kv;
-    qk_tile<NH>(narrow_q, ld_narrow, rows, d, scores + j, lds, n_rows, add);
-  }
-}
-
 void bf16_qk(const float* q, std::size_t ldq, std::uint32_t n_heads, const std::uint16_t* kv, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
-  std::uint32_t h = 0;
-  const auto heads = [&]<int NH>() {
-    for (; h + NH <= n_heads; h += NH) {
-      for (std::uint32_t i = 0; i < d; i += piece) {
-        qk_heads<NH>(q + h * ldq + i, ldq, kv + i, ld_kv, n_kv, std::min(piece, d - i), scores + h * lds, lds, i > 0);
-      }
+  alignas(64) std::uint16_t queries[block_heads * piece];
+  for (std::uint32_t first_head = 0; first_head < n_heads; first_head += block_heads) {
+    const std::uint32_t n = std::min(block_heads, n_heads - first_head);
+    for (std::uint32_t i = 0; i < d; i += piece) {
+      const std::uint32_t width = std::min(piece, d - i);
+      const std::size_t ld = (width + lanes - 1) / lanes * lanes;
+      for (std::uint32_t h = 0; h < n; ++h) narrow(q + (first_head + h) * ldq + i, width, queries + h * ld);
+      // Heads outside: the rows come in long streams, which the prefetchers follow.
+      std::uint32_t h = 0;
+      const auto heads = [&]<int NH>() {
+        for (; h + NH <= n; h += NH) {
+          for (std::uint32_t j = 0; j < n_kv; j += tile_rows) {
+            const std::uint32_t n_rows = std::min<std::uint32_t>(tile_rows, n_kv - j);
+            const std::uint16_t* rows[tile_rows];
+            for (std::uint32_t r = 0; r < tile_rows; ++r) rows[r] = kv + (j + std::min(r, n_rows - 1)) * ld_kv + i;
+            qk_tile<NH>(queries + h * ld, ld, rows, width, scores + (first_head + h) * lds + j, lds, n_rows, i > 0);
+          }
+        }
+      };
+      heads.template operator()<4>();
+      heads.template operator()<2>();
+      heads.template operator()<1>();
     }
-  };
-  heads.template operator()<4>();
-  heads.template operator()<2>();
-  heads.template operator()<1>();
+  }
 }
 
 // Elements of rows r and r + 1 side by side. In a register they come as vpunpck{l,h}wd leave them; the second step puts
@@ -116,22 +129,21 @@ void bf16_values(const std::uint16_t* kv, std::size_t ld_kv, std::uint32_t n_kv,
   const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
                 second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
   const std::size_t strip = std::size_t{page_rows} * 16;  // elements of a strip of 16 of all rows
-  for (std::uint32_t j = 0; j < n_kv; j += 2) {
-    const std::uint16_t* row = kv + j * ld_kv;
-    const std::uint32_t next_mask = j + 1 < n_kv ? ~0u : 0u;
-    for (std::uint32_t i = 0; i < width; i += lanes) {
-      const auto mask = static_cast<std::uint32_t>((std::uint64_t{1} << std::min(lanes, width - i)) - 1);
-      const __m512i a = _mm512_maskz_loadu_epi16(mask, row + i);
-      const __m512i b = _mm512_maskz_loadu_epi16(mask & next_mask, row + ld_kv + i);
+  for (std::uint32_t i = 0; i < width; i += lanes) {      // outside: strips lie a multiple of 4 KiB apart
+    const auto mask = static_cast<std::uint32_t>((std::uint64_t{1} << std::min(lanes, width - i)) - 1);
+    std::uint16_t* out = values + i / 16 * strip;
+    for (std::uint32_t j = 0; j < n_kv; j += 2, out += lanes) {
+      const std::uint16_t* row = kv + j * ld_kv + i;
+      const __m512i a = _mm512_maskz_loadu_epi16(mask, row);
+      const __m512i b = _mm512_maskz_loadu_epi16(j + 1 < n_kv ? mask : 0, row + ld_kv);
       const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);
-      std::uint16_t* out = values + i / 16 * strip + std::size_t{j} * 16;
       _mm512_storeu_si512(out, _mm512_permutex2var_epi64(low, first, high));
       if (i + 16 < width) _mm512_storeu_si512(out + strip, _mm512_permutex2var_epi64(low, second, high));
     }
   }
 }
 
-constexpr std::uint32_t weight_rows = 256, weight_heads = 16;  // of a block of weights on the stack
+constexpr std::uint32_t weight_rows = 256;  // of a block of weights on the stack
 
 // Two strips of elements, NS ≤ 2 of them, and NH heads.
 template <int NH, int NS>
@@ -169,10 +181,10 @@ void pv_tile(const std::uint16_t* p, const std::uint16_t* values, std::size_t st
 
 void bf16_pv(const float* p, std::size_t ldp, std::uint32_t n_heads, const std::uint16_t* values,
              std::uint32_t page_rows, std::uint32_t n_kv, std::uint32_t width, float* out, std::size_t ldo) {
-  alignas(64) std::uint16_t weights[weight_heads * weight_rows];
+  alignas(64) std::uint16_t weights[block_heads * weight_rows];
   const std::size_t strip = std::size_t{page_rows} * 16;
-  for (std::uint32_t first_head = 0; first_head < n_heads; first_head += weight_heads) {
-    const std::uint32_t n = std::min(weight_heads, n_heads - first_head);
+  for (std::uint32_t first_head = 0; first_head < n_heads; first_head += block_heads) {
+    const std::uint32_t n = std::min(block_heads, n_heads - first_head);
     for (std::uint32_t first_row = 0; first_row < n_kv; first_row += weight_rows) {
       const std::uint32_t n_rows = std::min(weight_rows, n_kv - first_row);
       for (std::uint32_t h = 0; h < n; ++h)

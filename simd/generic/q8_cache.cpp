@@ -122,14 +122,18 @@ void keys_to_values(const Q8KeyShape& shape, const std::byte* page, std::uint32_
   // A register is four rows by four elements: bytes turn around in it, and keys lose their offset.
   const __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m128i offset = _mm_set1_epi8(static_cast<char>(key_offset));
-  for (std::uint32_t block = 0; block < n_rows; block += q8_block_rows) {
-    const std::byte* in = key_quad(shape, writable(page), block, 0);
-    for (std::uint32_t quad = 0; quad < shape.quads(0); ++quad, in += 4 * q8_block_rows) {
-      std::int8_t* out = values + quad / 4 * as_values.strip_bytes() + std::size_t{block} * 16 + quad % 4 * 16;
-      for (std::uint32_t row = 0; row < q8_block_rows; row += 4) {
-        const __m128i keys = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + std::size_t{row} * 4));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + std::size_t{row} * 16),
-                         _mm_xor_si128(_mm_shuffle_epi8(keys, turn), offset));
+  for (std::uint32_t first = 0; first < shape.quads(0); first += 4) {  // outside: strips lie 4 KiB apart
+    const std::uint32_t n_quads = std::min(4u, shape.quads(0) - first);
+    for (std::uint32_t block = 0; block < n_rows; block += q8_block_rows) {
+      const std::byte* in = key_quad(shape, writable(page), block, first);
+      std::int8_t* out = values + first / 4 * as_values.strip_bytes() + std::size_t{block} * 16;
+      for (std::uint32_t quad = 0; quad < n_quads; ++quad) {
+        for (std::uint32_t row = 0; row < q8_block_rows; row += 4) {
+          const __m128i keys =
+              _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + (quad * q8_block_rows + std::size_t{row}) * 4));
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(out + std::size_t{row} * 16 + quad * 16),
+                           _mm_xor_si128(_mm_shuffle_epi8(keys, turn), offset));
+        }
       }
     }
   }
