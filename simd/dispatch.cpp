@@ -81,6 +81,7 @@ Kernels make_table(Isa isa) {
   use_float_kernels(table);
   use_attention_kernels(table);
   use_avx2_q8_attention(table);
+  use_avx2_prefill_attention(table);
   if (isa == Isa::scalar) {
     use_scalar_gemv(table.gemv);
     use_scalar_gemm(table.gemm);
@@ -94,17 +95,20 @@ Kernels make_table(Isa isa) {
     use_avx2_vnni_gemv(table.gemv);
     use_avx2_vnni_gemm(table.gemm);
     use_avx2_vnni_q8_attention(table);
+    use_avx2_vnni_prefill_attention(table);
   }
   if (isa == Isa::avx512 || isa == Isa::avx512_vnni) use_avx512_attention(table);
   if (isa == Isa::avx512) {
     use_avx512_gemv(table.gemv);
     use_avx512_gemm(table.gemm);
+    use_avx512_prefill_attention(table);
   }
   if (isa == Isa::avx512_vnni) {
     use_avx512_vnni_gemv(table.gemv);
     use_avx512_vnni_gemm(table.gemm);
     use_avx512_vnni_q8_attention(table);
     if (has_avx512_bf16()) use_avx512_bf16_attention(table);
+    use_avx512_vnni_prefill_attention(table);
   }
   return table;
 }

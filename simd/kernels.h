@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "quant/format.h"
+#include "simd/prefill_attention.h"
 #include "simd/q8_cache.h"
 
 namespace r1::simd {
@@ -145,6 +146,8 @@ struct Kernels {
                   std::size_t ldo) = nullptr;
   // out[n] = x to the nearest bf16, ties to even; returns their sum. out may be x.
   float (*round_to_bf16)(const float* x, std::size_t n, float* out) = nullptr;
+  // Attention of many queries (prefill_attention.h)
+  PrefillPageFn prefill_page = nullptr;
   // f32 → cache element type, not q8
   void (*store_kv)(KvType type, const float* x, std::size_t n, void* out) = nullptr;
 

@@ -8,5 +8,6 @@ namespace r1::simd {
 void use_avx512_gemv(GemvFn* table);  // [n_formats + 1], by format id
 void use_avx512_gemm(GemmFn* table);
 void use_avx512_attention(Kernels& kernels);
+void use_avx512_prefill_attention(Kernels& kernels);
 
 }  // namespace r1::simd

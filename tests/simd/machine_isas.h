@@ -19,6 +19,7 @@ namespace r1::simd {
 void use_avx2_vnni_gemv_evex(GemvFn* table);
 void use_avx2_vnni_gemm_evex(GemmFn* table);
 void use_avx2_vnni_q8_attention_evex(Kernels& kernels);
+void use_avx2_vnni_prefill_attention_evex(Kernels& kernels);
 }  // namespace r1::simd
 
 // Those, and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of the same instruction where only that is there.
@@ -32,6 +33,7 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
       r1::simd::use_avx2_vnni_gemv_evex(table.gemv);
       r1::simd::use_avx2_vnni_gemm_evex(table.gemm);
       r1::simd::use_avx2_vnni_q8_attention_evex(table);
+      r1::simd::use_avx2_vnni_prefill_attention_evex(table);
       return table;
     }();
     tables.push_back(&emulated);
