@@ -52,7 +52,7 @@ void gqa(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   const std::array<Product, 3> qkv = {Product{&w.q_proj, &h, 0, n_tokens, s.q.data(), ld_q},
                                       Product{&w.k_proj, &h, 0, n_tokens, s.k.data(), ld_kv},
                                       Product{&w.v_proj, &h, 0, n_tokens, s.v.data(), ld_kv}};
-  multiply(member, pass.kernels, qkv);
+  multiply(member, pass.kernels, qkv, pass.own(member).tile.data());
   member.barrier();
   store_keys_and_values(member, pass, w, kv_layer);
   member.barrier();

@@ -52,14 +52,14 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   const std::array<Product, 2> down = {low_rank_q ? Product{&w.q_a_proj, &h, 0, n_tokens, s.q_a.data(), c.q_lora_rank}
                                                   : Product{&w.q_proj, &h, 0, n_tokens, s.q.data(), ld_heads_q},
                                        Product{&w.kv_a_proj, &h, 0, n_tokens, s.kv_a.data(), latent + rope}};
-  multiply(member, pass.kernels, down);
+  multiply(member, pass.kernels, down, pass.own(member).tile.data());
   member.barrier();
   store_latents(member, pass, w, kv_layer);
   if (low_rank_q) {
     const simd::Activations c_q = normalized(member, pass, layer.index, s.q_a_input, s.q_a.data(), c.q_lora_rank,
                                              w.q_a_layernorm, n_tokens, c.q_lora_rank);
     const std::array<Product, 1> up = {Product{&w.q_b_proj, &c_q, 0, n_tokens, s.q.data(), ld_heads_q}};
-    multiply(member, pass.kernels, up);
+    multiply(member, pass.kernels, up, pass.own(member).tile.data());
   }
   member.barrier();
 

@@ -53,7 +53,7 @@ void head(const numa::Member& member, Pass& pass, const float* norm) {
   }
   const std::array<Product, 1> product = {
       Product{&pass.weights.lm_head, &h, 0, n, s.logits.data(), pass.config.vocab_size}};
-  multiply(member, pass.kernels, product);
+  multiply(member, pass.kernels, product, pass.own(member).tile.data());
 }
 
 Result<void> outcome(const Pass& pass) {

@@ -48,7 +48,7 @@ void project_heads(const numa::Member& member, Pass& pass, const Layer& layer, c
   const Product product{&o_proj, &heads, 0, n_tokens, s.projected.data(), hidden};
   const std::uint32_t unit_rows = panels_per_unit(product) * quant::panel_rows;
   const auto [unit_begin, unit_end] = member.share(n_units(product));
-  multiply_units(pass.kernels, product, unit_begin, unit_end);
+  multiply_units(pass.kernels, product, unit_begin, unit_end, pass.own(member).tile.data());
   const std::uint32_t begin = std::min(unit_begin * unit_rows, hidden), end = std::min(unit_end * unit_rows, hidden);
   for (std::uint32_t token = 0; token < n_tokens; ++token) {
     const float* y = s.projected.at(std::size_t{token} * hidden);

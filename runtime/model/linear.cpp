@@ -15,17 +15,6 @@ bool uses_onednn(const Product& product) {
          !quant::info(product.w->format).is_packed();
 }
 
-// Panels that stay in the first-level cache's reach while all tokens walk over them.
-std::uint32_t panels_per_walk(const simd::PackedMatrix& w) {
-  constexpr std::size_t walk_bytes = 64 << 10;
-  return static_cast<std::uint32_t>(
-      std::max<std::size_t>(1, walk_bytes / std::max<std::size_t>(1, w.layout.panel_bytes)));
-}
-
-std::uint32_t n_tiles(std::uint32_t n_rows) {
-  return (n_rows + simd::max_gemv_tokens - 1) / simd::max_gemv_tokens;
-}
-
 }  // namespace
 
 std::uint32_t panels_per_unit(const Product& product) {
@@ -37,36 +26,44 @@ std::uint32_t n_units(const Product& product) {
   return (product.w->layout.n_panels + unit - 1) / unit;
 }
 
+std::uint64_t panel_cost(const Product& product) {
+  constexpr std::uint32_t unpacking_rows = 12;  // as long as unpacking takes (t2 8, t5 16)
+  return std::uint64_t{unpacking_rows + product.n_rows} * product.w->layout.k_padded;
+}
+
 void multiply_units(const simd::Kernels& kernels, const Product& product, std::uint32_t unit_begin,
-                    std::uint32_t unit_end) {
+                    std::uint32_t unit_end, std::byte* tile) {
   const simd::PackedMatrix& w = *product.w;
   const std::uint32_t unit = panels_per_unit(product);
-  const std::uint32_t panel_end = std::min(unit_end * unit, w.layout.n_panels);
+  const std::uint32_t panel_begin = unit_begin * unit, panel_end = std::min(unit_end * unit, w.layout.n_panels);
   if (uses_onednn(product)) {
-    for (std::uint32_t panel = unit_begin * unit; panel < panel_end; panel += unit) {
+    for (std::uint32_t panel = panel_begin; panel < panel_end; panel += unit) {
       simd::gemm_onednn(w, *product.x, product.first_row, product.n_rows, panel, std::min(panel + unit, panel_end),
                         product.y, product.ldy);
     }
     return;
   }
-  const simd::GemvFn gemv = kernels.gemv[static_cast<std::size_t>(w.format)];
-  const std::uint32_t walk = product.n_rows <= simd::max_gemv_tokens ? panel_end : panels_per_walk(w);
-  for (std::uint32_t panel = unit_begin; panel < panel_end; panel += walk) {
-    for (std::uint32_t row = 0; row < product.n_rows; row += simd::max_gemv_tokens) {
-      gemv(w, *product.x, product.first_row + row, std::min(simd::max_gemv_tokens, product.n_rows - row), panel,
-           std::min(panel + walk, panel_end), product.y + row * product.ldy, product.ldy);
-    }
+  if (panel_begin >= panel_end) return;
+  const auto format = static_cast<std::size_t>(w.format);
+  if (product.n_rows >= simd::gemm_min_tokens(w.format)) {
+    kernels.gemm[format](w, *product.x, product.first_row, product.n_rows, panel_begin, panel_end, product.y,
+                         product.ldy, tile);
+    return;
+  }
+  for (std::uint32_t row = 0; row < product.n_rows; row += simd::max_gemv_tokens) {
+    kernels.gemv[format](w, *product.x, product.first_row + row, std::min(simd::max_gemv_tokens, product.n_rows - row),
+                         panel_begin, panel_end, product.y + row * product.ldy, product.ldy);
   }
 }
 
-void multiply(const numa::Member& member, const simd::Kernels& kernels, std::span<const Product> products) {
+void multiply(const numa::Member& member, const simd::Kernels& kernels, std::span<const Product> products,
+              std::byte* tile) {
   for_each_share(
       member, products.size(), [&](std::size_t i) { return n_units(products[i]); },
-      [&](std::size_t i) {
-        const Product& p = products[i];
-        return std::uint64_t{panels_per_unit(p)} * n_tiles(p.n_rows) * p.w->layout.k_padded;
-      },
-      [&](std::size_t i, std::uint32_t begin, std::uint32_t end) { multiply_units(kernels, products[i], begin, end); });
+      [&](std::size_t i) { return panels_per_unit(products[i]) * panel_cost(products[i]); },
+      [&](std::size_t i, std::uint32_t begin, std::uint32_t end) {
+        multiply_units(kernels, products[i], begin, end, tile);
+      });
 }
 
 bool all_finite(const float* x, std::size_t n) {

@@ -26,13 +26,17 @@ struct Product {
 [[nodiscard]] std::uint32_t panels_per_unit(const Product& product);
 [[nodiscard]] std::uint32_t n_units(const Product& product);
 
-// Units [unit_begin, unit_end) of one product, on the calling thread. Walks panel by panel over the tokens, so that a
-// panel is read from memory once per batch.
+// What a panel costs, in time that a row of its k takes: panels are unpacked once for all rows.
+[[nodiscard]] std::uint64_t panel_cost(const Product& product);
+
+// Units [unit_begin, unit_end) of one product, on the calling thread. A panel is read from memory once per batch.
+// tile: gemm_tile_bytes of the calling member's.
 void multiply_units(const simd::Kernels& kernels, const Product& product, std::uint32_t unit_begin,
-                    std::uint32_t unit_end);
+                    std::uint32_t unit_end, std::byte* tile);
 
 // This member's share of several products, taken as one pool. A barrier must follow before y is read.
-void multiply(const numa::Member& member, const simd::Kernels& kernels, std::span<const Product> products);
+void multiply(const numa::Member& member, const simd::Kernels& kernels, std::span<const Product> products,
+              std::byte* tile);
 
 // Whether x[0 … n) holds neither NaN nor infinity.
 [[nodiscard]] bool all_finite(const float* x, std::size_t n);

@@ -21,7 +21,7 @@ Result<void> run_mtp(numa::ThreadTeam& team, Pass& pass, const MtpLayer& mtp, co
         });
     if (!finite) pass.report_not_finite(mtp.layer.index);
     const std::array<Product, 1> product = {Product{&mtp.eh_proj, &joined, 0, n_tokens, s.residual.data(), hidden}};
-    multiply(member, pass.kernels, product);
+    multiply(member, pass.kernels, product, pass.own(member).tile.data());
     member.barrier();
     if (!run_layer(member, pass, mtp.layer, mtp.layer.index)) return;
     head(member, pass, mtp.shared_head_norm);

@@ -8,26 +8,23 @@
 namespace r1::rt {
 namespace {
 
-std::uint32_t n_tiles(const MlpJob& job) {
-  return (job.n_rows + simd::max_gemv_tokens - 1) / simd::max_gemv_tokens;
-}
-
 // gate_proj x or up_proj x → rows of one of the intermediate's buffers.
 Product product(const MlpJob& job, const Matrix& w, Buffer<float>& out) {
   return {&w, &job.x, job.x_row, job.n_rows, out.at(std::size_t{job.intermediate_row} * w.rows()), w.rows()};
 }
 
 // silu(gate x) · up x → intermediate.gate, whose rows the member that computed them owns.
-void gate_and_up(const numa::Member& member, const Pass& pass, std::span<const MlpJob> jobs) {
+void gate_and_up(const numa::Member& member, Pass& pass, std::span<const MlpJob> jobs) {
+  std::byte* tile = pass.own(member).tile.data();
   const auto gate = [&](std::size_t i) { return product(jobs[i], jobs[i].w->gate_proj, jobs[i].intermediate->gate); };
   const auto up = [&](std::size_t i) { return product(jobs[i], jobs[i].w->up_proj, jobs[i].intermediate->up); };
   for_each_share(
       member, jobs.size(), [&](std::size_t i) { return n_units(gate(i)); },
-      [&](std::size_t i) { return panels_per_unit(gate(i)) * n_tiles(jobs[i]); },
+      [&](std::size_t i) { return panels_per_unit(gate(i)) * panel_cost(gate(i)); },
       [&](std::size_t i, std::uint32_t unit_begin, std::uint32_t unit_end) {
         const Product g = gate(i), u = up(i);
-        multiply_units(pass.kernels, g, unit_begin, unit_end);
-        multiply_units(pass.kernels, u, unit_begin, unit_end);
+        multiply_units(pass.kernels, g, unit_begin, unit_end, tile);
+        multiply_units(pass.kernels, u, unit_begin, unit_end, tile);
         const std::uint32_t width = g.w->rows(), unit_rows = panels_per_unit(g) * quant::panel_rows;
         const std::uint32_t begin = std::min(unit_begin * unit_rows, width);
         const std::uint32_t end = std::min(unit_end * unit_rows, width);
@@ -81,7 +78,8 @@ void run_mlps(const numa::Member& member, Pass& pass, const Layer& layer, std::s
   for (const MlpJob& job : jobs) {
     const Product down_product = down(job);
     const std::uint32_t job_unit_rows = panels_per_unit(down_product) * quant::panel_rows;
-    multiply_units(pass.kernels, down_product, begin / job_unit_rows, (end + job_unit_rows - 1) / job_unit_rows);
+    multiply_units(pass.kernels, down_product, begin / job_unit_rows, (end + job_unit_rows - 1) / job_unit_rows,
+                   pass.own(member).tile.data());
     for (std::uint32_t row = 0; row < job.n_rows; ++row) {
       add_to_residual(pass, layer.index, job.row_token != nullptr ? job.row_token[row] : row,
                       job.row_weight != nullptr ? job.row_weight[row] : 1.0f, s.projected.at(std::size_t{row} * hidden),

@@ -19,7 +19,7 @@ const Routing& route(const numa::Member& member, Pass& pass, const Moe& w, const
   const std::uint32_t n_tokens = pass.n_tokens();
   const std::array<Product, 1> gate = {
       Product{&w.gate, &h, 0, n_tokens, s.router_logits.data(), c.n_routed_experts, true}};
-  multiply(member, pass.kernels, gate);
+  multiply(member, pass.kernels, gate, pass.own(member).tile.data());
   member.barrier();
 
   const bool alone = n_tokens == 1;
