@@ -92,6 +92,11 @@ void Session::Impl::set_last_logits(std::span<const float> logits) {
   n_logit_rows = logits.empty() ? 0 : 1;
 }
 
+void Session::Impl::reserve_logits(std::uint32_t n_rows) {
+  const std::size_t n_floats = std::size_t{n_rows} * model->info().vocab_size;
+  if (scratch.logits.size() < n_floats) scratch.logits = rt::Buffer<float>(n_floats);
+}
+
 Result<void> Session::Impl::check_append(std::span<const Token> new_tokens) const {
   R1_CHECK(rt::check_tokens(new_tokens, model->info().vocab_size));
   if (new_tokens.size() <= context_tokens - tokens.size()) return {};
@@ -166,10 +171,8 @@ Result<std::span<const float>> Session::append_for_logits(std::span<const Token>
         "session"};
   }
   R1_CHECK(s.check_append(tokens));
-  const std::size_t n_floats = std::size_t{s.options.batch_tokens} * s.model->info().vocab_size;
   R1_CHECK(s.guarded([&]() -> Result<void> {
-    // Generating text needs one row: the others are made room for when somebody asks for them.
-    if (s.scratch.logits.size() < n_floats) s.scratch.logits = rt::Buffer<float>(n_floats);
+    s.reserve_logits(s.options.batch_tokens);
     return s.append_batch(tokens, static_cast<std::uint32_t>(tokens.size()));
   }));
   return std::span<const float>(s.scratch.logits.data(), tokens.size() * s.model->info().vocab_size);

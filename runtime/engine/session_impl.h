@@ -39,6 +39,8 @@ struct Session::Impl {
   // Replaces it by one that came from elsewhere.
   void set_last_logits(std::span<const float> logits);
 
+  // Makes room for n rows of logits: generating text needs one, the others come when somebody asks for them.
+  void reserve_logits(std::uint32_t n_rows);
   // Runs the work of an append: what it throws and who cancels it become errors, and nothing is kept of older logits.
   template <class Work>
   Result<void> guarded(Work&& work) {

@@ -21,7 +21,7 @@ std::uint64_t header_checksum(const SnapshotHeader& header) {
 
 Result<void> save_snapshot(const Session::Impl& session, const std::string& path) {
   SnapshotHeader header;
-  header.model_fingerprint = session.model->impl().fingerprint;
+  header.model_fingerprint = session.model->info().fingerprint;
   header.kv_type = static_cast<std::uint32_t>(session.kv.shape().type);
   header.n_tokens = static_cast<std::uint32_t>(session.tokens.size());
   const std::span<const float> logits = session.last_logits();
@@ -52,7 +52,7 @@ Result<void> load_snapshot(Session::Impl& session, const std::string& path) {
     return Error{ErrorCode::corrupt, "not a saved session of this version", path};
   }
   if (header.header_xxh3 != header_checksum(header)) return Error{ErrorCode::corrupt, "the header is damaged", path};
-  if (header.model_fingerprint != session.model->impl().fingerprint) {
+  if (header.model_fingerprint != session.model->info().fingerprint) {
     return Error{ErrorCode::invalid_argument, "saved with another model, or another quantization of this one", path};
   }
   const KvShape& shape = session.kv.shape();

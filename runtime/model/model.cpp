@@ -83,9 +83,8 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
   R1_TRY(rt::ResidentStore experts, rt::ResidentStore::create(file));
   impl->experts = std::make_unique<rt::ResidentStore>(std::move(experts));
   impl->rope = rt::Rope(file.config());
-  impl->fingerprint = fingerprint(file);
-  impl->info.fingerprint = impl->fingerprint;
   impl->info = rt::describe(file);
+  impl->info.fingerprint = fingerprint(file);
   R1_CHECK(read_generation_config(options.path, file.config(), *impl));
   impl->tokenizer = find_tokenizer(options.path);
   if (!options.template_name.empty()) {  // a name nobody knows is the caller's mistake, at once

@@ -23,7 +23,6 @@ struct Model::Impl {
   rt::Rope rope;
   std::unique_ptr<rt::ExpertStore> experts;  // shared by all sessions
   const simd::Kernels* kernels = nullptr;
-  std::uint64_t fingerprint = 0;  // of the config and every blob's checksum: what a saved session belongs to
 
   ModelInfo info;
   LoadReport load_report;

@@ -50,7 +50,7 @@ struct ModelInfo {
   std::uint64_t kv_bytes_per_token = 0; // cache of one token, f16
   std::uint32_t vocab_size = 0, hidden_size = 0, n_layers = 0, n_mtp_layers = 0;
   std::uint32_t max_context_tokens = 0;
-  std::uint64_t fingerprint = 0;  // of the config and every weight's checksum
+  std::uint64_t fingerprint = 0;  // of the config and every weight's checksum: what saved sessions belong to
   std::vector<TensorClassInfo> classes;
 };
 

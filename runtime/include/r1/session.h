@@ -55,10 +55,16 @@ class Session {
 
   struct Impl;
   [[nodiscard]] Impl& impl() { return *impl_; }  // for the library itself
+  [[nodiscard]] const Impl& impl() const { return *impl_; }
 
  private:
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// One more token for each of several sessions of one model and KV type, in one pass: the weights are read once for all.
+// Each gets the logits that its own append would have given. Runs on the first session's threads; there may be as many
+// sessions as its batch_tokens. On an error no session has changed but for its logits, which are gone.
+[[nodiscard]] Result<void> append_together(std::span<Session* const> sessions, std::span<const Token> tokens);
 
 }  // namespace r1

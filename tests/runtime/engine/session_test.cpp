@@ -351,3 +351,45 @@ TEST_CASE("what a model says of itself") {
   CHECK(info.bytes_per_token == bytes_per_token);
   CHECK(info.bytes_per_token < info.bytes);
 }
+
+TEST_CASE("sessions that append together get what they get alone") {
+  SessionOptions options;
+  options.context_tokens = 400;
+  options.batch_tokens = 16;
+  options.n_threads = 2;
+  const auto model = test::open_model("deepseek-v3-fp8");
+  const auto make = [&](std::size_t n_tokens, std::size_t seed) {
+    auto session = Session::create(model, options);
+    REQUIRE(session.ok());
+    append(*session, numbered(n_tokens, seed));
+    return std::move(*session);
+  };
+  std::vector<Session> alone, together;
+  const std::size_t lengths[] = {5, 300, 40};
+  for (std::size_t i = 0; i < 3; ++i) {
+    alone.push_back(make(lengths[i], i));
+    together.push_back(make(lengths[i], i));
+  }
+  std::vector<Session*> pointers = {&together[0], &together[1], &together[2]};
+  for (Token step = 0; step < 4; ++step) {
+    const std::vector<Token> tokens = {static_cast<Token>(10 + step), static_cast<Token>(20 + step), 30};
+    REQUIRE(append_together(pointers, tokens).ok());
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(logits(together[i]) == logits_after(alone[i], {tokens[i]}));
+      CHECK(together[i].tokens().size() == alone[i].tokens().size());
+    }
+  }
+
+  const std::vector<Token> tokens = {1, 2, 3};
+  CHECK(append_together({}, {}).ok());
+  CHECK(append_together(pointers, std::span(tokens).first(2)).error().text() ==
+        "append_together: 2 tokens for 3 sessions");
+  CHECK(!append_together(std::vector<Session*>{&together[0], &together[0]}, std::span(tokens).first(2)).ok());
+  CHECK(!append_together(pointers, std::vector<Token>{1, 2, 600}).ok());
+  CHECK(!logits(together[0]).empty());  // nothing was done
+  SessionOptions other = options;
+  other.kv_type = KvCacheType::f32;
+  auto different = Session::create(model, other);
+  REQUIRE(different.ok());
+  CHECK(!append_together(std::vector<Session*>{&together[0], &*different}, std::span(tokens).first(2)).ok());
+}
