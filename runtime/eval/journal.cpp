@@ -29,6 +29,14 @@ std::uint64_t header_checksum(const JournalHeader& header) {
 
 }  // namespace
 
+std::uint64_t key_of(std::initializer_list<std::uint64_t> parts) {
+  return rt::xxh3_64(std::as_bytes(std::span(parts.begin(), parts.size())));
+}
+
+std::uint64_t key_of_text(std::string_view text) {
+  return rt::xxh3_64(std::as_bytes(std::span(text)));
+}
+
 Result<Journal> Journal::open(const std::string& path, std::uint64_t key, std::uint32_t n_scored) {
   R1_TRY(rt::Descriptor file, rt::Descriptor::open(path, O_RDWR | O_CREAT, 0644));
   R1_TRY(const auto old, rt::MappedFile::open(path));

@@ -5,15 +5,21 @@
 #include <r1/result.h>
 
 #include <cstdint>
-#include <optional>
+#include <initializer_list>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/eval/report.h"
 #include "runtime/io/descriptor.h"
 
 namespace r1::eval {
+
+// One number for all that decides a result.
+[[nodiscard]] std::uint64_t key_of(std::initializer_list<std::uint64_t> parts);
+
+[[nodiscard]] std::uint64_t key_of_text(std::string_view text);
 
 class Journal {
  public:

@@ -47,7 +47,7 @@ Result<std::vector<TokenScore>> score_windows(RowSource& model, RowSource* base,
   }
   numa::ThreadTeam team({.n_threads = options.run.n_threads, .pin = true});
   const auto n_done = static_cast<std::uint32_t>(scores.size() / windows.n_scored());
-  if (n_done > 0 && options.on_window) (void)options.on_window(n_done, scores);
+  if (n_done > 0 && options.on_resume) options.on_resume(n_done);
   for (std::uint32_t window = n_done; window < windows.n_windows; ++window) {
     R1_TRY(const std::vector<TokenScore> more, score_window(model, base, windows, window, team));
     if (journal) R1_CHECK(journal->append(more));

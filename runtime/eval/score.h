@@ -22,6 +22,8 @@ struct ScoreOptions {
   RunOptions run;
   std::string state_path;  // a Journal; empty: none
   std::uint64_t key = 0;   // of the journal
+  // Before the first window, if a state was found that holds some.
+  std::function<void(std::uint32_t n_windows_done)> on_resume;
   // After every window, with all scores so far; false ends the work with `cancelled`.
   std::function<bool(std::uint32_t n_windows_done, std::span<const TokenScore> scores)> on_window;
 };

@@ -10,18 +10,6 @@
 #include "runtime/io/file.h"
 
 namespace r1::eval {
-namespace {
-
-// What the tokenizer puts before every text, if that is BOS.
-Result<std::optional<Token>> leading_bos(const Tokenizer& tokenizer) {
-  R1_TRY(const std::vector<Token> plain, tokenizer.encode("a", SpecialTokens::literal));
-  R1_TRY(const std::vector<Token> special, tokenizer.encode_with_special("a", SpecialTokens::literal));
-  const std::optional<Token> bos = tokenizer.bos();
-  if (!bos || special.size() <= plain.size() || special.front() != *bos) return std::optional<Token>();
-  return bos;
-}
-
-}  // namespace
 
 std::uint64_t Windows::fingerprint() const {
   const std::array<std::uint64_t, 4> parts = {rt::xxh3_64(std::as_bytes(std::span(tokens))), n_windows, window_tokens,
@@ -59,15 +47,15 @@ Result<Windows> make_windows(std::span<const Token> text_tokens, bool starts_wit
 Result<Windows> make_windows(const Tokenizer& tokenizer, std::string_view text, const WindowOptions& options,
                              const std::string& where) {
   if (text.empty()) return Error{ErrorCode::invalid_argument, "the text is empty", where};
-  auto encoded = tokenizer.encode(text, SpecialTokens::literal);
+  auto encoded = tokenizer.encode(text, options.special);
   if (!encoded) {
     Error error = std::move(encoded).error();
     if (error.context.empty()) error.context = where;
     return error;
   }
   std::vector<Token> tokens = *std::move(encoded);
-  R1_TRY(const std::optional<Token> bos, leading_bos(tokenizer));
-  if (bos) tokens.insert(tokens.begin(), *bos);
+  const std::optional<Token> bos = tokenizer.bos();
+  if (bos && tokens.front() != *bos) tokens.insert(tokens.begin(), *bos);
   return make_windows(tokens, bos.has_value(), options, where);
 }
 

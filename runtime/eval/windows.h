@@ -18,11 +18,12 @@ inline constexpr std::uint32_t default_window_tokens = 512, min_window_tokens = 
 struct WindowOptions {
   std::uint32_t window_tokens = default_window_tokens;
   std::uint32_t max_windows = 0;  // 0: all
+  SpecialTokens special = SpecialTokens::literal;
 };
 
-// The token sequence (BOS first, where the tokenizer puts one) cut into windows that do not overlap. The first token of
-// each is BOS, in place of the text's, where there is BOS. The first half of a window is context only; scored are the
-// tokens from first_scored to its end, each predicted from all before it.
+// The token sequence (BOS first, where the tokenizer knows one) cut into windows that do not overlap. The first token
+// of each is BOS, in place of the text's, where there is BOS. The first half of a window is context only; scored are
+// the tokens from first_scored to its end, each predicted from all before it.
 struct Windows {
   std::vector<Token> tokens;  // [n_windows, window_tokens]
   std::uint32_t n_windows = 0, window_tokens = 0, first_scored = 0;

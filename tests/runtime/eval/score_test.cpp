@@ -144,6 +144,7 @@ TEST_CASE("scores have the same bits for any number of threads, and after an int
   // As a crash in the middle of a write leaves it.
   std::ofstream(options.state_path, std::ios::app | std::ios::binary) << std::string(1000, 'x');
   std::vector<std::uint32_t> progress;
+  options.on_resume = [&](std::uint32_t n_done) { progress.push_back(n_done); };
   options.on_window = [&](std::uint32_t n_done, auto) {
     progress.push_back(n_done);
     return true;
@@ -169,6 +170,7 @@ TEST_CASE("a base's file gives what the base gives, but for a floor of 2e-8 nats
   const eval::RunOptions run{.n_threads = 2};
   const auto file = expect(eval::BaseLogits::open(path, run));
   CHECK(file->vocab_size() == base_model->info().vocab_size);
+  CHECK(file->model_fingerprint() != model->info().fingerprint);
   CHECK(file->model_fingerprint() == base_model->info().fingerprint);
   CHECK(file->windows().fingerprint() == windows.fingerprint());
 
