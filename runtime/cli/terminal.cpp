@@ -11,6 +11,8 @@
 namespace r1::cli {
 namespace {
 
+const char* program_name = "r1";
+
 std::string one_line(std::string_view text) {
   std::string line(text);
   for (char& c : line) {
@@ -30,13 +32,17 @@ std::string scaled(double value, const char* const (&units)[6]) {
 
 }  // namespace
 
+void set_program_name(const char* name) {
+  program_name = name;
+}
+
 int report(const Error& error) {
-  fmt::print(stderr, "r1: {}\n", one_line(error.text()));
+  fmt::print(stderr, "{}: {}\n", program_name, one_line(error.text()));
   return error.code == ErrorCode::invalid_argument ? exit_usage : exit_failed;
 }
 
 void warn(std::string_view message) {
-  fmt::print(stderr, "r1: warning: {}\n", one_line(message));
+  fmt::print(stderr, "{}: warning: {}\n", program_name, one_line(message));
 }
 
 Terminal::Terminal() : is_terminal_(::isatty(STDOUT_FILENO) == 1) {

@@ -12,6 +12,8 @@ namespace r1::cli {
 
 enum ExitCode : int { exit_done = 0, exit_failed = 1, exit_usage = 2 };
 
+// What messages begin with: "r1", or what a program of this code says at its start.
+void set_program_name(const char* name);
 // Prints "r1: <error>" as one line on standard error; what the program then exits with.
 int report(const Error& error);
 void warn(std::string_view message);

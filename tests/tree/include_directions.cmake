@@ -53,6 +53,7 @@ foreach(folder tokenizer chat sampler kv_cache attention moe expert_store model 
   check(runtime/${folder} "quant|simd|numa|r1|runtime/[a-z_]+")
 endforeach()
 check(runtime/cli "r1|runtime/cli")
+check(runtime/eval_cli "r1|runtime/cli|runtime/eval|runtime/eval_cli")
 check(convert "quant|simd|r1|convert|${files_folders}")
 
 file(GLOB public ${SOURCE_DIR}/runtime/include/r1/*.h)
