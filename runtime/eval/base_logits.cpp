@@ -22,15 +22,27 @@ std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span<const T, 1>(&value, 1));
 }
 
+std::vector<std::uint32_t> lengths_of(const Windows& windows) {
+  std::vector<std::uint32_t> lengths;
+  for (std::uint32_t i = 0; i < windows.n_windows(); ++i) {
+    lengths.push_back(static_cast<std::uint32_t>(windows.window(i).size()));
+  }
+  return lengths;
+}
+
+std::uint64_t checksum_of(std::span<const std::uint32_t> lengths, std::span<const Token> tokens) {
+  const std::uint64_t parts[] = {rt::xxh3_64(std::as_bytes(lengths)), rt::xxh3_64(std::as_bytes(tokens))};
+  return rt::xxh3_64(std::as_bytes(std::span(parts)));
+}
+
 FileHeader header_of(const Model& model, const Windows& windows, const RunOptions& options) {
   FileHeader header;
   header.model_fingerprint = model.info().fingerprint;
   header.vocab_size = model.info().vocab_size;
-  header.window_tokens = windows.window_tokens;
-  header.n_windows = windows.n_windows;
-  header.first_scored = windows.first_scored;
+  header.n_windows = windows.n_windows();
+  header.n_tokens = windows.tokens.size();
   header.kv_type = static_cast<std::uint32_t>(options.kv_type);
-  header.tokens_xxh3 = rt::xxh3_64(std::as_bytes(std::span(windows.tokens)));
+  header.tokens_xxh3 = checksum_of(lengths_of(windows), windows.tokens);
   header.header_xxh3 = rt::xxh3_64(bytes_of(header).first(offsetof(FileHeader, header_xxh3)));
   return header;
 }
@@ -123,24 +135,35 @@ Result<Contents> read_contents(const rt::MappedFile& file) {
   if (h.header_xxh3 != rt::xxh3_64(bytes_of(h).first(offsetof(FileHeader, header_xxh3)))) {
     return Error{ErrorCode::corrupt, "the header is damaged (checksum)", path};
   }
-  const std::uint64_t n_tokens = std::uint64_t{h.n_windows} * h.window_tokens;
-  if (h.vocab_size == 0 || h.n_windows == 0 || h.first_scored == 0 || h.first_scored >= h.window_tokens) {
+  // Checked by division: a product of hostile numbers could wrap.
+  if (h.vocab_size == 0 || h.n_windows == 0 || h.n_tokens < h.n_windows) {
     return Error{ErrorCode::corrupt, "the header contradicts itself", path};
   }
-  const std::uint64_t first_row = sizeof h + n_tokens * sizeof(Token);
-  if (bytes.size() < first_row) return Error{ErrorCode::corrupt, "ends within its tokens: is it truncated?", path};
-  Windows& w = contents.windows;
-  w.n_windows = h.n_windows;
-  w.window_tokens = h.window_tokens;
-  w.first_scored = h.first_scored;
-  w.tokens.resize(n_tokens);
-  std::memcpy(w.tokens.data(), bytes.data() + sizeof h, n_tokens * sizeof(Token));
-  if (rt::xxh3_64(std::as_bytes(std::span(w.tokens))) != h.tokens_xxh3) {
+  const std::uint64_t n_words = (bytes.size() - sizeof h) / sizeof(Token);
+  if (h.n_windows > n_words || h.n_tokens > n_words - h.n_windows) {
+    return Error{ErrorCode::corrupt, "ends within its tokens: is it truncated?", path};
+  }
+  std::vector<std::uint32_t> lengths(h.n_windows);
+  std::vector<Token> tokens(h.n_tokens);
+  std::uint64_t at = sizeof h;
+  std::memcpy(lengths.data(), bytes.data() + at, std::span(lengths).size_bytes());
+  at += std::span(lengths).size_bytes();
+  std::memcpy(tokens.data(), bytes.data() + at, std::span(tokens).size_bytes());
+  at += std::span(tokens).size_bytes();
+  if (checksum_of(lengths, tokens) != h.tokens_xxh3) {
     return Error{ErrorCode::corrupt, "the tokens are damaged (checksum)", path};
   }
+  std::uint64_t n_seen = 0;
+  for (const std::uint32_t length : lengths) {
+    if (length < min_window_tokens || length > h.n_tokens - n_seen) break;
+    contents.windows.add(std::span(tokens).subspan(n_seen, length));
+    n_seen += length;
+  }
+  if (contents.windows.n_windows() != h.n_windows || n_seen != h.n_tokens) {
+    return Error{ErrorCode::corrupt, "the header contradicts itself", path};
+  }
 
-  const std::uint64_t n_rows = std::uint64_t{h.n_windows} * w.n_scored();
-  std::uint64_t at = first_row;
+  const std::uint64_t n_rows = contents.windows.n_scored_tokens();
   contents.row_offsets.push_back(at);
   while (contents.row_offsets.size() <= n_rows && bytes.size() - at >= sizeof(RowHeader)) {
     RowHeader row;
@@ -154,7 +177,6 @@ Result<Contents> read_contents(const rt::MappedFile& file) {
 
 // Windows of an unfinished file whose rows are whole and undamaged.
 std::uint32_t count_good_windows(const rt::MappedFile& file, const Contents& contents) {
-  const std::uint32_t n_scored = contents.windows.n_scored();
   std::size_t n_good = 0;
   for (; n_good + 1 < contents.row_offsets.size(); ++n_good) {
     const std::uint64_t begin = contents.row_offsets[n_good], end = contents.row_offsets[n_good + 1];
@@ -164,7 +186,9 @@ std::uint32_t count_good_windows(const rt::MappedFile& file, const Contents& con
     if (header.xxh3 != row_checksum(row)) break;
     file.release(begin, end - begin);
   }
-  return static_cast<std::uint32_t>(n_good / n_scored);
+  std::uint32_t n_windows = 0;
+  while (n_windows < contents.windows.n_windows() && contents.windows.rows[n_windows + 1] <= n_good) ++n_windows;
+  return n_windows;
 }
 
 }  // namespace
@@ -186,7 +210,7 @@ Result<std::unique_ptr<BaseLogitsWriter>> BaseLogitsWriter::create(const std::st
                      partial};
       }
       n_windows_done = count_good_windows(*old, *contents);
-      n_bytes = contents->row_offsets[std::size_t{n_windows_done} * windows.n_scored()];
+      n_bytes = contents->row_offsets[windows.rows[n_windows_done]];
     }
   }
   R1_TRY(rt::Descriptor file, rt::Descriptor::open(partial, O_RDWR | O_CREAT, 0644));
@@ -196,6 +220,8 @@ Result<std::unique_ptr<BaseLogitsWriter>> BaseLogitsWriter::create(const std::st
   writer->n_bytes_ = n_bytes;
   if (n_bytes == 0) {
     R1_CHECK(writer->write(bytes_of(header)));
+    const std::vector<std::uint32_t> lengths = lengths_of(windows);
+    R1_CHECK(writer->write(std::as_bytes(std::span(lengths))));
     R1_CHECK(writer->write(std::as_bytes(std::span(windows.tokens))));
   }
   return writer;
@@ -240,7 +266,7 @@ bool BaseLogits::is_one(const std::string& path) {
 Result<std::unique_ptr<BaseLogits>> BaseLogits::open(const std::string& path, const RunOptions& options) {
   R1_TRY(auto file, rt::MappedFile::open(path));
   R1_TRY(Contents contents, read_contents(*file));
-  const std::uint64_t n_rows = std::uint64_t{contents.windows.n_windows} * contents.windows.n_scored();
+  const std::uint64_t n_rows = contents.windows.n_scored_tokens();
   const std::size_t n_whole = contents.row_offsets.size() - 1;
   if (n_whole < n_rows) {
     return Error{ErrorCode::corrupt, fmt::format("holds {} of its {} rows: is it truncated?", n_whole, n_rows), path};
@@ -259,7 +285,7 @@ Result<std::unique_ptr<BaseLogits>> BaseLogits::open(const std::string& path, co
 
 Result<Rows> BaseLogits::rows(std::uint32_t window, std::uint32_t first, std::uint32_t n) {
   const std::size_t vocab_size = header_.vocab_size;
-  const std::size_t first_row = std::size_t{window} * windows_.n_scored() + first;
+  const std::size_t first_row = windows_.rows[window] + first;
   facts_.resize(n);
   std::vector<Result<void>> results(n);
   team_.run([&](const numa::Member& member) {

@@ -1,8 +1,9 @@
 // A base's predictions in a file, so that many models can be compared with one run of it. Little-endian:
 //
 //   header    FileHeader, 64 bytes
-//   tokens    i32 [n_windows, window_tokens]
-//   rows      [n_windows · n_scored], each RowHeader, 32 bytes, and its codes
+//   lengths   u32 [n_windows] tokens of each window
+//   tokens    i32 [n_tokens] of all windows, one behind the other
+//   rows      of each window's tokens n/2 + 1 … n − 1 (n: its length): RowHeader, 32 bytes, and the row's codes
 //
 // A row holds one code of 16 bits per token of the vocabulary: log-probability below the likeliest token's, in steps of
 // RowHeader::step. The step is the row's range, or max_range where that is less, divided by 65535. Codes lie in two
@@ -38,13 +39,12 @@ inline constexpr float max_range =
 struct FileHeader {
   char magic[8] = {'r', '1', 'l', 'o', 'g', 'i', 't', '1'};  // the last character is the version
   std::uint64_t model_fingerprint = 0;
+  std::uint64_t n_tokens = 0;
+  std::uint64_t tokens_xxh3 = 0;  // of lengths and tokens
   std::uint32_t vocab_size = 0;
-  std::uint32_t window_tokens = 0;
   std::uint32_t n_windows = 0;
-  std::uint32_t first_scored = 0;
   std::uint32_t kv_type = 0;  // KvCacheType
   std::uint32_t reserved = 0;
-  std::uint64_t tokens_xxh3 = 0;
   std::uint64_t reserved_too = 0;
   std::uint64_t header_xxh3 = 0;  // of the 56 bytes before
 };

@@ -14,7 +14,7 @@ namespace {
 struct JournalHeader {
   char magic[8] = {'r', '1', 's', 'c', 'o', 'r', 'e', '1'};  // the last character is the version
   std::uint64_t key = 0;
-  std::uint64_t n_scored = 0;  // of a window
+  std::uint64_t reserved = 0;
   std::uint64_t key_xxh3 = 0;  // of the 24 bytes before
 };
 static_assert(sizeof(JournalHeader) == 32);
@@ -37,13 +37,12 @@ std::uint64_t key_of_text(std::string_view text) {
   return rt::xxh3_64(std::as_bytes(std::span(text)));
 }
 
-Result<Journal> Journal::open(const std::string& path, std::uint64_t key, std::uint32_t n_scored) {
+Result<Journal> Journal::open(const std::string& path, std::uint64_t key, const Windows& windows) {
   R1_TRY(rt::Descriptor file, rt::Descriptor::open(path, O_RDWR | O_CREAT, 0644));
   R1_TRY(const auto old, rt::MappedFile::open(path));
   Journal journal(path, std::move(file));
   JournalHeader header;
   header.key = key;
-  header.n_scored = n_scored;
   header.key_xxh3 = header_checksum(header);
   if (old->size() < sizeof header) {
     // Nothing, or the beginning of a header that was being written; anything else is somebody's file.
@@ -59,21 +58,24 @@ Result<Journal> Journal::open(const std::string& path, std::uint64_t key, std::u
   if (std::memcmp(found.magic, header.magic, sizeof header.magic) != 0 || found.key_xxh3 != header_checksum(found)) {
     return Error{ErrorCode::invalid_argument, "is no state file: give another --state", path};
   }
-  if (found.key != key || found.n_scored != n_scored) {
+  if (found.key != key) {
     return Error{ErrorCode::invalid_argument,
                  "holds the state of another run (model, base, text or settings differ): delete it, or give another "
                  "--state",
                  path};
   }
-  const std::size_t record_bytes = n_scored * sizeof(RecordScore);
   std::size_t at = sizeof header;
-  std::vector<RecordScore> record(n_scored);
-  for (; old->size() - at >= record_bytes + sizeof(std::uint64_t); at += record_bytes + sizeof(std::uint64_t)) {
+  std::vector<RecordScore> record;
+  for (std::uint32_t window = 0; window < windows.n_windows(); ++window) {
+    record.resize(windows.n_scored(window));
+    const std::size_t record_bytes = record.size() * sizeof(RecordScore);
     std::uint64_t checksum = 0;
+    if (old->size() - at < record_bytes + sizeof checksum) break;
     std::memcpy(record.data(), old->bytes().data() + at, record_bytes);
     std::memcpy(&checksum, old->bytes().data() + at + record_bytes, sizeof checksum);
     if (checksum != rt::xxh3_64(std::as_bytes(std::span(record)))) break;  // this window is done again
     for (const RecordScore& r : record) journal.scores_.push_back({r.logprob, r.base_logprob, r.kld, r.same_top != 0});
+    at += record_bytes + sizeof checksum;
   }
   journal.n_bytes_ = at;
   if (::ftruncate(journal.file_.get(), static_cast<off_t>(at)) != 0) return rt::os_error(path, "shorten");

@@ -1,5 +1,5 @@
 // Scores of the windows that are done, in a file: a run that was interrupted goes on behind the last of them.
-// Little-endian: JournalHeader, then per window: scores (RecordScore) [n_scored], u64 XXH3 of them.
+// Little-endian: JournalHeader, then per window: scores (RecordScore) [its n_scored], u64 XXH3 of them.
 #pragma once
 
 #include <r1/result.h>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/eval/report.h"
+#include "runtime/eval/windows.h"
 #include "runtime/io/descriptor.h"
 
 namespace r1::eval {
@@ -25,11 +26,11 @@ class Journal {
  public:
   // Makes the file or takes up the one there. `key` stands for all that decides a score: a file of another key is an
   // error.
-  static Result<Journal> open(const std::string& path, std::uint64_t key, std::uint32_t n_scored);
+  static Result<Journal> open(const std::string& path, std::uint64_t key, const Windows& windows);
 
   // Of the windows found, in order.
   [[nodiscard]] const std::vector<TokenScore>& scores() const { return scores_; }
-  // Of one more window, [n_scored]. Survives a crash.
+  // Of the next window. Survives a crash.
   Result<void> append(std::span<const TokenScore> scores);
 
  private:

@@ -7,7 +7,7 @@ namespace r1::eval {
 Result<std::unique_ptr<ModelRows>> ModelRows::create(std::shared_ptr<const Model> model, const Windows& windows,
                                                      const RunOptions& options) {
   SessionOptions session_options;
-  session_options.context_tokens = windows.window_tokens;
+  session_options.context_tokens = windows.longest();
   session_options.batch_tokens = max_rows;
   session_options.n_threads = options.n_threads;
   session_options.kv_type = options.kv_type;
@@ -17,7 +17,7 @@ Result<std::unique_ptr<ModelRows>> ModelRows::create(std::shared_ptr<const Model
 
 Result<Rows> ModelRows::rows(std::uint32_t window, std::uint32_t first, std::uint32_t n) {
   // The prediction of token t is made by token t − 1.
-  const std::uint32_t begin = windows_.first_scored - 1 + first;
+  const std::uint32_t begin = windows_.first_scored(window) - 1 + first;
   const std::span<const Token> tokens = windows_.window(window);
   if (first == 0) {
     R1_CHECK(session_.rewind(0));

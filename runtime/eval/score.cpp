@@ -10,9 +10,10 @@ namespace r1::eval {
 
 Result<std::vector<TokenScore>> score_window(RowSource& model, RowSource* base, const Windows& windows,
                                              std::uint32_t window, numa::ThreadTeam& team) {
-  std::vector<TokenScore> scores(windows.n_scored());
-  for (std::uint32_t first = 0; first < windows.n_scored(); first += max_rows) {
-    const std::uint32_t n = std::min(max_rows, windows.n_scored() - first);
+  const std::uint32_t n_scored = windows.n_scored(window);
+  std::vector<TokenScore> scores(n_scored);
+  for (std::uint32_t first = 0; first < n_scored; first += max_rows) {
+    const std::uint32_t n = std::min(max_rows, n_scored - first);
     R1_TRY(const Rows rows, model.rows(window, first, n));
     Rows base_rows;
     if (base != nullptr) {
@@ -42,13 +43,14 @@ Result<std::vector<TokenScore>> score_windows(RowSource& model, RowSource* base,
   std::vector<TokenScore> scores;
   std::optional<Journal> journal;
   if (!options.state_path.empty()) {
-    R1_TRY(journal, Journal::open(options.state_path, options.key, windows.n_scored()));
+    R1_TRY(journal, Journal::open(options.state_path, options.key, windows));
     scores = journal->scores();
   }
   numa::ThreadTeam team({.n_threads = options.run.n_threads, .pin = true});
-  const auto n_done = static_cast<std::uint32_t>(scores.size() / windows.n_scored());
+  std::uint32_t n_done = 0;
+  while (n_done < windows.n_windows() && windows.rows[n_done + 1] <= scores.size()) ++n_done;
   if (n_done > 0 && options.on_resume) options.on_resume(n_done);
-  for (std::uint32_t window = n_done; window < windows.n_windows; ++window) {
+  for (std::uint32_t window = n_done; window < windows.n_windows(); ++window) {
     R1_TRY(const std::vector<TokenScore> more, score_window(model, base, windows, window, team));
     if (journal) R1_CHECK(journal->append(more));
     scores.insert(scores.end(), more.begin(), more.end());
@@ -56,7 +58,6 @@ Result<std::vector<TokenScore>> score_windows(RowSource& model, RowSource* base,
       return Error{ErrorCode::cancelled, "cancelled", ""};
     }
   }
-  scores.resize(std::size_t{windows.n_windows} * windows.n_scored());
   return scores;
 }
 

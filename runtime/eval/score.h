@@ -14,7 +14,8 @@
 
 namespace r1::eval {
 
-// Scores of one window's tokens, [n_scored]; base may be null. Both sources must be of one vocabulary and of `windows`.
+// Scores of one window's tokens, [n_scored(window)]; base may be null. Both sources must be of one vocabulary and of
+// `windows`.
 [[nodiscard]] Result<std::vector<TokenScore>> score_window(RowSource& model, RowSource* base, const Windows& windows,
                                                            std::uint32_t window, numa::ThreadTeam& team);
 
@@ -28,7 +29,7 @@ struct ScoreOptions {
   std::function<bool(std::uint32_t n_windows_done, std::span<const TokenScore> scores)> on_window;
 };
 
-// Of all windows in order, [n_windows · n_scored]. The same bits for any number of threads and interruptions.
+// Of all windows in order, [n_scored_tokens()]. The same bits for any number of threads and interruptions.
 [[nodiscard]] Result<std::vector<TokenScore>> score_windows(RowSource& model, RowSource* base, const Windows& windows,
                                                             const ScoreOptions& options);
 

@@ -11,9 +11,54 @@
 
 namespace r1::eval {
 
+namespace {
+
+// Windows of documents: from each BOS to the next.
+void cut_documents(std::span<const Token> text_tokens, const WindowOptions& options, Windows& windows) {
+  const Token bos = text_tokens.front();
+  for (std::size_t begin = 0; begin < text_tokens.size();) {
+    const auto next = std::find(text_tokens.begin() + static_cast<std::ptrdiff_t>(begin) + 1, text_tokens.end(), bos);
+    const auto end = static_cast<std::size_t>(next - text_tokens.begin());
+    const std::size_t n = std::min<std::size_t>(end - begin, options.window_tokens);
+    if (n >= min_window_tokens) windows.add(text_tokens.subspan(begin, n));
+    begin = end;
+  }
+}
+
+void cut_evenly(std::span<const Token> text_tokens, bool starts_with_bos, const WindowOptions& options,
+                Windows& windows) {
+  windows.is_short = text_tokens.size() < options.window_tokens;
+  const std::size_t n = windows.is_short ? text_tokens.size() : options.window_tokens;
+  for (std::size_t begin = 0; begin + n <= text_tokens.size(); begin += n) {
+    windows.add(text_tokens.subspan(begin, n));
+    if (starts_with_bos) windows.tokens[begin] = text_tokens.front();
+  }
+}
+
+}  // namespace
+
+void Windows::add(std::span<const Token> window) {
+  tokens.insert(tokens.end(), window.begin(), window.end());
+  begins.push_back(tokens.size());
+  rows.push_back(rows.back() + window.size() - (window.size() / 2 + 1));
+}
+
+void Windows::keep_first(std::uint32_t n) {
+  if (n >= n_windows()) return;
+  begins.resize(std::size_t{n} + 1);
+  rows.resize(std::size_t{n} + 1);
+  tokens.resize(begins.back());
+}
+
+std::uint32_t Windows::longest() const {
+  std::uint64_t most = 0;
+  for (std::size_t i = 0; i + 1 < begins.size(); ++i) most = std::max(most, begins[i + 1] - begins[i]);
+  return static_cast<std::uint32_t>(most);
+}
+
 std::uint64_t Windows::fingerprint() const {
-  const std::array<std::uint64_t, 4> parts = {rt::xxh3_64(std::as_bytes(std::span(tokens))), n_windows, window_tokens,
-                                              first_scored};
+  const std::array<std::uint64_t, 2> parts = {rt::xxh3_64(std::as_bytes(std::span(tokens))),
+                                              rt::xxh3_64(std::as_bytes(std::span(begins)))};
   return rt::xxh3_64(std::as_bytes(std::span(parts)));
 }
 
@@ -28,19 +73,21 @@ Result<Windows> make_windows(std::span<const Token> text_tokens, bool starts_wit
                  fmt::format("{} tokens of text are too few: give at least {}", text_tokens.size(), min_window_tokens),
                  where};
   }
-  Windows windows;
-  windows.is_short = text_tokens.size() < options.window_tokens;
-  windows.window_tokens = windows.is_short ? static_cast<std::uint32_t>(text_tokens.size()) : options.window_tokens;
-  windows.first_scored = windows.window_tokens / 2 + 1;
-  std::size_t n = text_tokens.size() / windows.window_tokens;
-  windows.n_left_over = text_tokens.size() % windows.window_tokens;
-  if (options.max_windows != 0) n = std::min<std::size_t>(n, options.max_windows);
-  windows.n_windows = static_cast<std::uint32_t>(n);
-  const auto used = text_tokens.first(n * windows.window_tokens);
-  windows.tokens.assign(used.begin(), used.end());
-  if (starts_with_bos) {
-    for (std::size_t i = 0; i < n; ++i) windows.tokens[i * windows.window_tokens] = text_tokens.front();
+  if (options.documents && !starts_with_bos) {
+    return Error{ErrorCode::invalid_argument, "documents begin with BOS, but this tokenizer knows none", where};
   }
+  Windows windows;
+  if (options.documents) {
+    cut_documents(text_tokens, options, windows);
+  } else {
+    cut_evenly(text_tokens, starts_with_bos, options, windows);
+  }
+  if (windows.n_windows() == 0) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("no document has the {} tokens that one needs", min_window_tokens), where};
+  }
+  windows.n_left_over = text_tokens.size() - windows.tokens.size();
+  if (options.max_windows != 0) windows.keep_first(options.max_windows);
   return windows;
 }
 

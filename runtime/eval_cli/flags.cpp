@@ -33,7 +33,12 @@ CLI::Option* TextFlags::add_to(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(1u, 1u << 30).description(""))
       ->group("Text");
-  app.add_flag("--special", special, "Recognise special tokens in the text, as in prompts with their template")
+  CLI::Option* const special_flag =
+      app.add_flag("--special", special, "Recognise special tokens in the text, as in prompts with their template")
+          ->group("Text");
+  app.add_flag("--documents", documents,
+               "A window for every document of the text, from BOS to BOS, N tokens at most; with --special")
+      ->needs(special_flag)
       ->group("Text");
   return text;
 }
@@ -48,6 +53,7 @@ Result<eval::Windows> TextFlags::windows(const Model& model, bool quiet) const {
   options.window_tokens = window_tokens;
   options.max_windows = max_windows;
   options.special = special ? SpecialTokens::parsed : SpecialTokens::literal;
+  options.documents = documents;
   if (window_tokens > model.info().max_context_tokens) {
     return Error{
         ErrorCode::invalid_argument,
@@ -56,7 +62,7 @@ Result<eval::Windows> TextFlags::windows(const Model& model, bool quiet) const {
   }
   auto windows = eval::make_windows(**tokenizer, *text, options, where);
   if (windows && windows->is_short && !quiet) {
-    fmt::print(stderr, "{}: only {} tokens: one window of that length, not of {}\n", where, windows->window_tokens,
+    fmt::print(stderr, "{}: only {} tokens: one window of that length, not of {}\n", where, windows->longest(),
                window_tokens);
   }
   return windows;
@@ -77,10 +83,14 @@ nlohmann::ordered_json to_json(const eval::Estimate& estimate) {
 }
 
 nlohmann::ordered_json to_json(const eval::Windows& windows) {
-  return {{"context", windows.window_tokens},
-          {"n_windows", windows.n_windows},
-          {"first_scored", windows.first_scored},
-          {"n_left_over_tokens", windows.n_left_over}};
+  return {
+      {"context", windows.longest()}, {"n_windows", windows.n_windows()}, {"n_left_over_tokens", windows.n_left_over}};
+}
+
+std::string to_text(const eval::Windows& windows) {
+  const bool even = windows.tokens.size() == std::size_t{windows.n_windows()} * windows.longest();
+  return fmt::format("{} tokens scored, in {} windows of {}{}\n", windows.n_scored_tokens(), windows.n_windows(),
+                     even ? "" : "at most ", windows.longest());
 }
 
 std::string to_text(const eval::Estimate& e) {

@@ -23,7 +23,7 @@ struct MachineFlags {
 struct TextFlags {
   std::string path;
   std::uint32_t window_tokens = eval::default_window_tokens, max_windows = 0;
-  bool special = false;
+  bool special = false, documents = false;
   CLI::Option* add_to(CLI::App& app);  // --text's
   // Says on standard error if the text is shorter than a window.
   [[nodiscard]] Result<eval::Windows> windows(const Model& model, bool quiet) const;
@@ -39,5 +39,6 @@ struct OutputFlags {
 [[nodiscard]] nlohmann::ordered_json to_json(const eval::Windows& windows);
 // "5.123 ± 0.045": as many digits as the error supports.
 [[nodiscard]] std::string to_text(const eval::Estimate& estimate);
+[[nodiscard]] std::string to_text(const eval::Windows& windows);  // a line
 
 }  // namespace r1::eval_cli

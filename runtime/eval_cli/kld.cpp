@@ -55,21 +55,15 @@ Result<Base> open_file(const KldFlags& flags, const Model& model) {
     if (token < 0 || static_cast<std::uint32_t>(token) >= model.info().vocab_size) return another_text(flags.base);
   }
   if (!flags.text.path.empty()) {
+    // The cut is the file's: of windows of one length, it is the first's.
     TextFlags text = flags.text;
-    text.window_tokens = base.windows->window_tokens;
-    if (text.max_windows == 0) text.max_windows = base.windows->n_windows;
+    text.window_tokens = base.windows->longest();
+    text.max_windows = base.windows->n_windows();
     const auto windows = text.windows(model, flags.output.quiet);
     if (!windows) return windows.error();
-    if (windows->n_windows > base.windows->n_windows ||
-        !std::equal(windows->tokens.begin(), windows->tokens.end(), base.windows->tokens.begin())) {
-      return another_text(flags.base);
-    }
-    base.windows->n_windows = windows->n_windows;
-    base.windows->tokens.resize(windows->tokens.size());
-  } else if (flags.text.max_windows != 0 && flags.text.max_windows < base.windows->n_windows) {
-    base.windows->n_windows = flags.text.max_windows;
-    base.windows->tokens.resize(std::size_t{base.windows->n_windows} * base.windows->window_tokens);
+    if (windows->fingerprint() != base.windows->fingerprint()) return another_text(flags.base);
   }
+  if (flags.text.max_windows != 0) base.windows->keep_first(flags.text.max_windows);
   base.fingerprint = eval::key_of({1, (*file)->model_fingerprint()});
   base.rows = *std::move(file);
   return base;
@@ -145,8 +139,7 @@ std::string report_text(const eval::KldReport& report, const eval::Windows& wind
   line("base's perplexity", to_text(report.base_perplexity));
   line("difference", to_text(report.perplexity_delta));
   line("ratio", to_text(report.perplexity_ratio));
-  return text + fmt::format("{} tokens scored, in {} windows of {}\n", report.n_tokens, windows.n_windows,
-                            windows.window_tokens);
+  return text + to_text(windows);
 }
 
 int run(const KldFlags& flags, cli::Terminal& terminal) {
@@ -159,7 +152,7 @@ int run(const KldFlags& flags, cli::Terminal& terminal) {
   const auto rows = eval::ModelRows::create(*model, windows, flags.machine.run_options());
   if (!rows) return cli::report(rows.error());
 
-  Progress progress("windows", windows.n_windows, flags.output.quiet);
+  Progress progress("windows", windows.n_windows(), flags.output.quiet);
   eval::ScoreOptions options;
   options.run = flags.machine.run_options();
   options.state_path = flags.output.state_path;

@@ -23,9 +23,9 @@ struct LogitsFlags {
 
 Result<void> write_windows(eval::RowSource& rows, eval::BaseLogitsWriter& writer, const eval::Windows& windows,
                            Progress& progress) {
-  for (std::uint32_t w = writer.n_windows_done(); w < windows.n_windows; ++w) {
-    for (std::uint32_t first = 0; first < windows.n_scored(); first += eval::max_rows) {
-      const auto step = rows.rows(w, first, std::min(eval::max_rows, windows.n_scored() - first));
+  for (std::uint32_t w = writer.n_windows_done(); w < windows.n_windows(); ++w) {
+    for (std::uint32_t first = 0; first < windows.n_scored(w); first += eval::max_rows) {
+      const auto step = rows.rows(w, first, std::min(eval::max_rows, windows.n_scored(w) - first));
       if (!step) return step.error();
       if (const auto written = writer.append(*step); !written) return written.error();
     }
@@ -46,11 +46,11 @@ int run(const LogitsFlags& flags, cli::Terminal& terminal) {
   const auto writer = eval::BaseLogitsWriter::create(flags.out, **model, *windows, options);
   if (!writer) return cli::report(writer.error());
   {
-    Progress progress("windows", windows->n_windows, flags.quiet);
+    Progress progress("windows", windows->n_windows(), flags.quiet);
     progress.start_from((*writer)->n_windows_done());
     if (const auto done = write_windows(**rows, **writer, *windows, progress); !done) return cli::report(done.error());
   }
-  const auto n_tokens = std::uint64_t{windows->n_windows} * windows->n_scored();
+  const std::uint64_t n_tokens = windows->n_scored_tokens();
   std::error_code ignored;
   const std::uint64_t n_bytes = std::filesystem::file_size(flags.out, ignored);
   if (flags.json) {

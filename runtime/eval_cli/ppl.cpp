@@ -42,7 +42,7 @@ int run(const PplFlags& flags, cli::Terminal& terminal) {
   const auto rows = eval::ModelRows::create(*model, *windows, flags.machine.run_options());
   if (!rows) return cli::report(rows.error());
 
-  Progress progress("windows", windows->n_windows, flags.output.quiet);
+  Progress progress("windows", windows->n_windows(), flags.output.quiet);
   eval::ScoreOptions options;
   options.run = flags.machine.run_options();
   options.state_path = flags.output.state_path;
@@ -67,8 +67,7 @@ int run(const PplFlags& flags, cli::Terminal& terminal) {
     json["perplexity"] = to_json(report.perplexity);
     terminal.write(cli::to_line(json));
   } else {
-    terminal.write(fmt::format("perplexity  {}\n{} tokens scored, in {} windows of {}\n", to_text(report.perplexity),
-                               report.n_tokens, windows->n_windows, windows->window_tokens));
+    terminal.write(fmt::format("perplexity  {}\n{}", to_text(report.perplexity), to_text(*windows)));
   }
   return cli::exit_done;
 }

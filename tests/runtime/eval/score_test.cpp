@@ -64,13 +64,13 @@ void write_logits(const std::string& path, const std::shared_ptr<const Model>& m
   const auto rows = expect(eval::ModelRows::create(model, windows, run));
   const auto writer = expect(eval::BaseLogitsWriter::create(path, *model, windows, run));
   for (std::uint32_t w = writer->n_windows_done(); w < n_windows; ++w) {
-    for (std::uint32_t first = 0; first < windows.n_scored(); first += eval::max_rows) {
-      const auto n = std::min(eval::max_rows, windows.n_scored() - first);
+    for (std::uint32_t first = 0; first < windows.n_scored(w); first += eval::max_rows) {
+      const auto n = std::min(eval::max_rows, windows.n_scored(w) - first);
       REQUIRE(writer->append(expect(rows->rows(w, first, n))).ok());
     }
     REQUIRE(writer->end_window().ok());
   }
-  if (n_windows == windows.n_windows) REQUIRE(writer->finish().ok());
+  if (n_windows == windows.n_windows()) REQUIRE(writer->finish().ok());
 }
 
 std::string content(const std::string& path) {
@@ -83,26 +83,51 @@ std::string content(const std::string& path) {
 TEST_CASE("a text is cut as llama.cpp cuts it") {
   const auto tokens = some_tokens(1100);
   const auto windows = expect(eval::make_windows(tokens, true, {.window_tokens = 512}, "text"));
-  CHECK(windows.n_windows == 2);
+  CHECK(windows.n_windows() == 2);
   CHECK(windows.n_left_over == 76);
   CHECK(!windows.is_short);
-  CHECK(windows.first_scored == 257);
-  CHECK(windows.n_scored() == 255);
+  CHECK(windows.first_scored(1) == 257);
+  CHECK(windows.n_scored(1) == 255);
+  CHECK(windows.n_scored_tokens() == 510);
   CHECK(windows.window(1)[0] == tokens[0]);  // BOS
   CHECK(windows.window(1)[1] == tokens[513]);
   CHECK(windows.targets(1)[0] == tokens[512 + 257]);
   const auto plain = expect(eval::make_windows(tokens, false, {.window_tokens = 512}, "text"));
   CHECK(plain.window(1)[0] == tokens[512]);
   CHECK(plain.fingerprint() != windows.fingerprint());
-  CHECK(expect(eval::make_windows(tokens, true, {.window_tokens = 512, .max_windows = 1}, "text")).n_windows == 1);
+  CHECK(expect(eval::make_windows(tokens, true, {.window_tokens = 512, .max_windows = 1}, "text")).n_windows() == 1);
 
   const auto small = expect(eval::make_windows(some_tokens(100), true, {.window_tokens = 512}, "text"));
   CHECK(small.is_short);
-  CHECK(small.window_tokens == 100);
-  CHECK(small.n_windows == 1);
+  CHECK(small.longest() == 100);
+  CHECK(small.n_windows() == 1);
   CHECK(eval::make_windows(some_tokens(7), true, {}, "text").error().text() ==
         "text: 7 tokens of text are too few: give at least 8");
   CHECK(!eval::make_windows(tokens, true, {.window_tokens = 4}, "text").ok());
+}
+
+TEST_CASE("documents are windows of their own") {
+  std::vector<Token> tokens;
+  for (const std::size_t n : {20u, 5u, 600u, 9u}) {  // the second is too short, the third too long
+    tokens.push_back(0);
+    for (std::size_t i = 1; i < n; ++i) tokens.push_back(static_cast<Token>(i % 400 + 1));
+  }
+  eval::WindowOptions options;
+  options.documents = true;
+  const auto windows = expect(eval::make_windows(tokens, true, options, "text"));
+  REQUIRE(windows.n_windows() == 3);
+  CHECK(windows.window(0).size() == 20);
+  CHECK(windows.window(1).size() == 512);
+  CHECK(windows.window(1)[0] == 0);
+  CHECK(windows.window(2).size() == 9);
+  CHECK(windows.first_scored(2) == 5);
+  CHECK(windows.n_scored(2) == 4);
+  CHECK(windows.n_scored_tokens() == 9 + 255 + 4);
+  CHECK(windows.n_left_over == 5 + 88);
+  CHECK(windows.longest() == 512);
+  CHECK(eval::make_windows(tokens, false, options, "text").error().text().find("knows none") != std::string::npos);
+  tokens.assign(20, 0);
+  CHECK(eval::make_windows(tokens, true, options, "text").error().text().find("no document has") != std::string::npos);
 }
 
 TEST_CASE("scores are those of a trace's logits") {
@@ -115,8 +140,8 @@ TEST_CASE("scores are those of a trace's logits") {
   trace_options.batches = {64, 11, 64, 11};
   const auto trace = expect(r1::trace(model, windows.window(1), trace_options));
   double largest_error = 0;
-  for (std::uint32_t i = 0; i < windows.n_scored(); ++i) {
-    const std::size_t at = windows.first_scored - 1 + i;
+  for (std::uint32_t i = 0; i < windows.n_scored(1); ++i) {
+    const std::size_t at = windows.first_scored(1) - 1 + i;
     const std::span row(trace.logits.data() + at * trace.vocab_size, trace.vocab_size);
     const auto facts = eval::row_facts(row, windows.targets(1)[i]);
     largest_error = std::max(largest_error, std::abs(facts.target_logprob - scores[74 + i].logprob));
@@ -164,7 +189,7 @@ TEST_CASE("a base's file gives what the base gives, but for a floor of 2e-8 nats
   const auto model = test::open_model("deepseek-v3-fp8", "r3.5");
   const auto windows = some_windows(400, 160);
   const std::string path = path_of("base.logits");
-  write_logits(path, base_model, windows, windows.n_windows);
+  write_logits(path, base_model, windows, windows.n_windows());
   CHECK(eval::BaseLogits::is_one(path));
   CHECK(!std::filesystem::exists(path + ".partial"));
   const eval::RunOptions run{.n_threads = 2};
@@ -215,19 +240,41 @@ TEST_CASE("a base's file has the same bytes for any number of threads, and after
         std::string::npos);
 }
 
+TEST_CASE("windows of several lengths go through files and states") {
+  const auto model = test::open_model("deepseek-v3-fp8");
+  eval::Windows windows;
+  const auto tokens = some_tokens(200);
+  for (const std::size_t n : {150u, 8u, 31u}) windows.add(std::span(tokens).first(n));
+  const std::string path = path_of("documents.logits");
+  write_logits(path, model, windows, 2);
+  write_logits(path, model, windows, 3);
+  const auto file = expect(eval::BaseLogits::open(path, {}));
+  CHECK(file->windows().fingerprint() == windows.fingerprint());
+  eval::ScoreOptions options = with_threads(1);
+  const auto expected = scores_of(model, file.get(), windows, options);
+  CHECK(expected.size() == windows.n_scored_tokens());
+  for (const auto& score : expected) CHECK(score.kld < 2e-8);
+  options.state_path = path_of("documents.state");
+  options.on_window = [](std::uint32_t n_done, auto) { return n_done < 2; };
+  const auto rows = expect(eval::ModelRows::create(model, windows, options.run));
+  CHECK(!eval::score_windows(*rows, file.get(), windows, options).ok());
+  options.on_window = {};
+  CHECK(same_bits(scores_of(model, file.get(), windows, options), expected));
+}
+
 TEST_CASE("a damaged file of base logits is refused, and says where") {
   const auto model = test::open_model("deepseek-v3-fp8");
   const auto windows = some_windows(64, 32);
   const std::string path = path_of("good.logits"), bad = path_of("bad.logits");
-  write_logits(path, model, windows, windows.n_windows);
+  write_logits(path, model, windows, windows.n_windows());
   const std::string good = content(path);
   const eval::RunOptions run{.n_threads = 1};
   const auto error_of = [&](const std::string& bytes) {
     std::ofstream(bad, std::ios::binary) << bytes;
     const auto file = eval::BaseLogits::open(bad, run);
     if (!file) return file.error().text();
-    for (std::uint32_t w = 0; w < windows.n_windows; ++w) {
-      if (const auto rows = (*file)->rows(w, 0, windows.n_scored()); !rows) return rows.error().text();
+    for (std::uint32_t w = 0; w < windows.n_windows(); ++w) {
+      if (const auto rows = (*file)->rows(w, 0, windows.n_scored(w)); !rows) return rows.error().text();
     }
     return std::string();
   };

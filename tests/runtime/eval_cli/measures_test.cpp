@@ -149,6 +149,17 @@ TEST_CASE("stored logits stand for the base, to 1e-4 of a divergence") {
   CHECK(itself["same_top"]["value"] == 1.0);
   CHECK(itself["perplexity_delta"]["value"] == 0.0);
 
+  // A window for every transcript.
+  const std::string documents = work / "documents.logits";
+  const auto stored_documents =
+      json_of({"logits", exact, "--text", text_file, "--special", "--documents", "--out", documents});
+  CHECK(stored_documents["n_windows"].get<int>() > 10);
+  const auto of_documents = json_of({"kld", packed, "--base", documents});
+  CHECK(of_documents["n_tokens"] == stored_documents["n_tokens"]);
+  CHECK(json_of({"kld", packed, "--base", documents, "--text", text_file, "--special", "--documents"})["kld"] ==
+        of_documents["kld"]);
+  CHECK(of_documents["kld"]["mean"]["value"].get<double>() > 1e-4);
+
   // What cannot be compared, or is damaged.
   const auto error_of = [&](const std::vector<std::string>& arguments, int exit_code) {
     const auto result = run_r1(arguments);
