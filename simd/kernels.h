@@ -126,8 +126,8 @@ struct Kernels {
   // out[h, i] += Σ_j p[h, j] · kv[j, i], i < d.      p [n_heads, ldp], out [n_heads, ldo]; j ascending
   void (*pv)(KvType type, const float* p, std::size_t ldp, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) = nullptr;
-  // In place: x[j] = exp(x[j] − max), returns Σ; *max_out = max x. n ≥ 1.
-  float (*softmax_part)(float* x, std::size_t n, float* max_out) = nullptr;
+  // In place: x[j] = exp(x[j] − max), returns Σ; max = *max_out = the largest of x and at_least. n ≥ 1.
+  float (*softmax_part)(float* x, std::size_t n, float at_least, float* max_out) = nullptr;
   // The same over a q8 cache (q8_cache.h)
   Q8QkFn q8_qk = nullptr;
   Q8WeightsFn q8_weights = nullptr;

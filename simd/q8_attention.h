@@ -1,9 +1,10 @@
 // Internal to simd/: both products of attention over a q8 cache, for any register width and any way `V` to multiply
-// unsigned by signed bytes. A tile is some heads by two registers of rows (or of elements): enough sums to hide the
+// unsigned by signed bytes. A tile is some heads by some registers of rows (or of elements): enough sums to hide the
 // latency of a dot product, few enough loads to keep it fed. Internal linkage, as in trellis_shape.h.
 //
-// V gives: Sum, Unsigned, Signed; lanes; load_unsigned, load_signed, broadcast_unsigned, broadcast_signed (four bytes);
-// dot(sum, Unsigned, Signed); Floats, load, store, set, multiply, fma, to_floats, set_sum.
+// V gives: Sum, Unsigned, Signed; lanes; Tile of qk and of pv; load_unsigned, load_signed, broadcast_unsigned,
+// broadcast_signed (four bytes); dot(sum, Unsigned, Signed); Floats, load, store, set, multiply, fma, to_floats,
+// set_sum.
 #pragma once
 
 #include <cstring>
@@ -13,7 +14,10 @@
 namespace r1::simd {
 namespace {
 
-constexpr int q8_tile_registers = 2;
+struct Q8Tile {
+  std::uint32_t heads = 0;  // 4 or 8
+  int registers = 0;        // 2 or 4
+};
 
 template <class V, int NH, int NR>
 [[gnu::always_inline]] inline void q8_qk_tile(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t head,
@@ -38,16 +42,16 @@ template <class V, int NH, int NR>
     for (const std::uint32_t end = quad + shape.quads(part); quad < end; ++quad) {
       const std::int8_t* q = queries.q + head * ldq + std::size_t{quad} * 4;
       typename V::Unsigned keys[NR];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < NR; ++r) keys[r] = V::load_unsigned(k[r] + std::size_t{quad} * 4 * q8_block_rows);
 #pragma GCC unroll 8
       for (int h = 0; h < NH; ++h) {
         const auto query = V::broadcast_signed(q + static_cast<std::size_t>(h) * ldq);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int r = 0; r < NR; ++r) sum[h][r] = V::dot(sum[h][r], keys[r], query);
       }
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < NR; ++r) {
       const std::uint32_t first = row + static_cast<std::uint32_t>(r * V::lanes);
       const auto key_scale = V::load(scales + static_cast<std::size_t>(part) * shape.page_rows + first);
@@ -63,12 +67,12 @@ template <class V, int NH, int NR>
   }
 }
 
-// Calls body.operator()<NH>(head) over heads 0 … n_heads − 1, V::tile_heads, then 4, 2 and 1 at a time.
-template <class V, class Body>
+// Calls body.operator()<NH>(head) over heads 0 … n_heads − 1, TileHeads, then 4, 2 and 1 at a time.
+template <std::uint32_t TileHeads, class Body>
 inline void q8_for_heads(std::uint32_t n_heads, Body&& body) {
   std::uint32_t head = 0;
-  for (; head + V::tile_heads <= n_heads; head += V::tile_heads) body.template operator()<V::tile_heads>(head);
-  if constexpr (V::tile_heads > 4) {
+  for (; head + TileHeads <= n_heads; head += TileHeads) body.template operator()<TileHeads>(head);
+  if constexpr (TileHeads > 4) {
     for (; head + 4 <= n_heads; head += 4) body.template operator()<4>(head);
   }
   for (; head + 2 <= n_heads; head += 2) body.template operator()<2>(head);
@@ -81,13 +85,16 @@ void q8_qk(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_he
   const auto* codes = reinterpret_cast<const std::uint8_t*>(page);
   const auto* scales = reinterpret_cast<const float*>(page + shape.code_bytes());
   const std::uint32_t n_rows = (n_kv + q8_block_rows - 1) / q8_block_rows * q8_block_rows;
-  constexpr std::uint32_t step = V::lanes * q8_tile_registers;
   // Heads outside: the keys come in one long stream, which the prefetchers follow.
-  q8_for_heads<V>(n_heads, [&]<int NH>(std::uint32_t head) {
+  q8_for_heads<V::qk_tile.heads>(n_heads, [&]<int NH>(std::uint32_t head) {
     std::uint32_t row = 0;
-    for (; row + step <= n_rows; row += step)
-      q8_qk_tile<V, NH, q8_tile_registers>(shape, queries, head, codes, scales, row, scores, lds);
-    for (; row < n_rows; row += V::lanes) q8_qk_tile<V, NH, 1>(shape, queries, head, codes, scales, row, scores, lds);
+    const auto rows = [&]<int NR>() {
+      for (; row + V::lanes * NR <= n_rows; row += V::lanes * NR)
+        q8_qk_tile<V, NH, NR>(shape, queries, head, codes, scales, row, scores, lds);
+    };
+    rows.template operator()<V::qk_tile.registers>();
+    if constexpr (V::qk_tile.registers > 2) rows.template operator()<2>();
+    rows.template operator()<1>();
   });
 }
 
@@ -95,7 +102,7 @@ void q8_qk(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_he
 template <class V, int NH, int NR>
 [[gnu::always_inline]] inline void q8_pv_tile(const Q8ValueShape& shape, const std::uint8_t* weights, std::size_t ldw,
                                               const float* step, const std::int8_t* values, std::uint32_t n_quads,
-                                              std::uint32_t first, float* out, std::size_t ldo) {
+                                              std::uint32_t first, const float* keep, float* out, std::size_t ldo) {
   constexpr std::size_t quad_bytes = 64;
   typename V::Sum sum[NH][NR];
   const std::int8_t* v[NR];
@@ -121,15 +128,21 @@ template <class V, int NH, int NR>
   for (int h = 0; h < NH; ++h) {
 #pragma GCC unroll 2
     for (int r = 0; r < NR; ++r) {
-      const auto y = V::multiply(V::to_floats(sum[h][r]), V::set(step[h]));
+      auto y = V::multiply(V::to_floats(sum[h][r]), V::set(step[h]));
       const std::uint32_t begin = first + static_cast<std::uint32_t>(r * V::lanes);
       float* to = out + static_cast<std::size_t>(h) * ldo + begin;
       if (begin + V::lanes <= shape.width) {
+        if (keep != nullptr) y = V::fma(V::load(to), V::set(keep[h]), y);
         V::store(to, y);
       } else if (begin < shape.width) {
-        float tail[V::lanes];
+        float tail[V::lanes] = {};
+        const std::size_t bytes = (shape.width - begin) * sizeof(float);
+        if (keep != nullptr) {
+          std::memcpy(tail, to, bytes);
+          y = V::fma(V::load(tail), V::set(keep[h]), y);
+        }
         V::store(tail, y);
-        std::memcpy(to, tail, (shape.width - begin) * sizeof(float));
+        std::memcpy(to, tail, bytes);
       }
     }
   }
@@ -137,18 +150,21 @@ template <class V, int NH, int NR>
 
 template <class V>
 void q8_pv(const Q8ValueShape& shape, const std::uint8_t* weights, std::size_t ldw, const float* step,
-           std::uint32_t n_heads, const std::int8_t* values, std::uint32_t n_kv, float* out, std::size_t ldo) {
+           std::uint32_t n_heads, const std::int8_t* values, std::uint32_t n_kv, const float* keep, float* out,
+           std::size_t ldo) {
   const std::uint32_t padded = shape.padded_width(), n_quads = (n_kv + 3) / 4;
-  constexpr std::uint32_t tile = V::lanes * q8_tile_registers;
+  constexpr int n_registers = V::pv_tile.registers;
+  constexpr std::uint32_t tile = V::lanes * n_registers;
   // The elements of a tile stay in the first-level cache while all heads go over them.
   for (std::uint32_t first = 0; first < padded; first += tile) {
-    q8_for_heads<V>(n_heads, [&]<int NH>(std::uint32_t head) {
+    q8_for_heads<V::pv_tile.heads>(n_heads, [&]<int NH>(std::uint32_t head) {
       const std::uint8_t* w = weights + head * ldw;
+      const float* kept = keep == nullptr ? nullptr : keep + head;
       float* y = out + head * ldo;
       if (first + tile <= padded) {
-        q8_pv_tile<V, NH, q8_tile_registers>(shape, w, ldw, step + head, values, n_quads, first, y, ldo);
+        q8_pv_tile<V, NH, n_registers>(shape, w, ldw, step + head, values, n_quads, first, kept, y, ldo);
       } else {
-        q8_pv_tile<V, NH, 1>(shape, w, ldw, step + head, values, n_quads, first, y, ldo);
+        q8_pv_tile<V, NH, 1>(shape, w, ldw, step + head, values, n_quads, first, kept, y, ldo);
       }
     });
   }

@@ -77,16 +77,18 @@ void write_q8_value(const Q8ValueShape& shape, const std::byte* in, std::byte* p
 //   scores [n_heads, lds]
 using Q8QkFn = void (*)(const Q8KeyShape& shape, const Q8Queries& queries, std::uint32_t n_heads, const std::byte* page,
                         std::uint32_t n_kv, float* scores, std::size_t lds);
-// The softmax of each head's scores as its part of an integer product: p[j] = exp(scores[h, j] − max[h]), sum[h] = Σ p,
-// weights[h, j] = p[j] · scale[j] in steps of step[h], j < n ≤ lds, and 0 up to the next multiple of 16. What rounding
-// takes or adds is carried over to the weight eight places on, so that many small weights keep their sum. A step is NaN
-// where a score or a scale is. scores [n_heads, lds] are overwritten up to a multiple of 16; scale [n]
+// The softmax of each head's scores as its part of an integer product: max[h] becomes the largest of it and the scores,
+// p[j] = exp(scores[h, j] − max[h]), sum[h] = Σ p, weights[h, j] = p[j] · scale[j] in steps of step[h], j < n ≤ lds,
+// and 0 up to the next multiple of 16. What rounding takes or adds is carried over to the weight eight places on, so
+// that many small weights keep their sum. A step is NaN where a score or a scale is. scores [n_heads, lds] are
+// overwritten up to a multiple of 16; scale [n].
 using Q8WeightsFn = void (*)(float* scores, std::size_t lds, const float* scale, std::uint32_t n_heads, std::uint32_t n,
                              float* max, float* sum, std::uint8_t* weights, std::size_t ldw, float* step);
-// out[h, i] = step[h] · Σ_j weights[h, j] · values[j, i], j < n_kv rounded up to 4, i < width.
-//   weights [n_heads, ldw]; values: codes of a page of that shape; step [n_heads]; out [n_heads, ldo]
+// out[h, i] = keep[h] · out[h, i] + step[h] · Σ_j weights[h, j] · values[j, i], j < n_kv rounded up to 4, i < width.
+//   weights [n_heads, ldw]; values: codes of a page of that shape; step [n_heads]; out [n_heads, ldo]; keep [n_heads],
+//   or null: nothing is kept, out is not read
 using Q8PvFn = void (*)(const Q8ValueShape& shape, const std::uint8_t* weights, std::size_t ldw, const float* step,
-                        std::uint32_t n_heads, const std::int8_t* values, std::uint32_t n_kv, float* out,
-                        std::size_t ldo);
+                        std::uint32_t n_heads, const std::int8_t* values, std::uint32_t n_kv, const float* keep,
+                        float* out, std::size_t ldo);
 
 }  // namespace r1::simd

@@ -35,19 +35,19 @@ template <class V>
 }
 
 template <class V>
-[[gnu::always_inline]] inline float largest(const float* x, std::uint32_t n) {
-  auto most = V::set(x[0]);
+[[gnu::always_inline]] inline float largest(const float* x, std::uint32_t n, float at_least) {
+  auto most = V::set(at_least);
   std::uint32_t i = 0;
   for (; i + softmax_lanes <= n; i += softmax_lanes) most = V::max(most, V::load(x + i));
-  if (i < n) most = V::max(most, V::load_some(x + i, n - i, x[0]));
+  if (i < n) most = V::max(most, V::load_some(x + i, n - i, at_least));
   return V::max_lanes(most);
 }
 
 // Kernels::softmax_part
 template <class V>
-float softmax_part(float* x, std::size_t n_values, float* max_out) {
+float softmax_part(float* x, std::size_t n_values, float at_least, float* max_out) {
   const auto n = static_cast<std::uint32_t>(n_values);
-  const float max = largest<V>(x, n);
+  const float max = largest<V>(x, n, at_least);
   *max_out = max;
   auto sums = V::set(0);
   std::uint32_t i = 0;
@@ -69,11 +69,11 @@ float softmax_part(float* x, std::size_t n_values, float* max_out) {
 
 // One head's scores → exp(score − max) · scale, padded with zeros to 16. Returns the weights' step.
 template <class V>
-[[gnu::always_inline]] inline float q8_products(float* x, const float* scale, std::uint32_t n, float* max_out,
+[[gnu::always_inline]] inline float q8_products(float* x, const float* scale, std::uint32_t n, float* max_in_out,
                                                 float* sum_out) {
   // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
   constexpr float largest_weight = 254;
-  const float max = largest<V>(x, n);
+  const float max = largest<V>(x, n, *max_in_out);
   auto sums = V::set(0), most = V::set(0), total = V::set(0);
   const auto piece = [&](typename V::Floats score, typename V::Floats by, float* out) {
     const auto e = exp_of<V>(V::subtract(score, V::set(max)));
@@ -89,7 +89,7 @@ template <class V>
     piece(V::load_some(x + i, n - i, -std::numeric_limits<float>::infinity()), V::load_some(scale + i, n - i, 0),
           x + i);
   }
-  *max_out = max;
+  *max_in_out = max;
   *sum_out = V::sum_lanes(sums);
   return V::sum_lanes(total) >= 0 ? V::max_lanes(most) / largest_weight : std::numeric_limits<float>::quiet_NaN();
 }

@@ -51,7 +51,6 @@ class HeadGroups {
 inline void attend_tile(Pass& pass, MemberScratch& own, const HeadGroup& group, const Tile& tile,
                         const QueryBuffer& queries, float* out) {
   const std::uint32_t n_heads = group.n_heads;
-  const SoftmaxPart part{own.part.data(), own.part.at(n_heads), own.part.at(2 * std::size_t{n_heads})};
   const auto softmax = [&](float* max_sum, float* to, std::uint32_t t) {
     float* max = max_sum + 2 * std::size_t{t} * n_heads;
     return SoftmaxPart{max, max + n_heads, to + std::size_t{t} * n_heads * group.d_v};
@@ -62,15 +61,13 @@ inline void attend_tile(Pass& pass, MemberScratch& own, const HeadGroup& group, 
   std::uint32_t last_split = 0;
   for (std::uint32_t t = 0; t < tile.n_tokens; ++t) last_split = std::max(last_split, n_splits(slot(t).row + 1) - 1);
   for (std::uint32_t split = 0; split <= last_split; ++split) {
-    const bool first_of_run = split % run_splits == 0, last_of_run = split % run_splits == run_splits - 1;
+    const bool first_run = split < run_splits, last_of_run = split % run_splits == run_splits - 1;
     for (std::uint32_t t = 0; t < tile.n_tokens; ++t) {  // inside: a split's rows serve all tokens from the cache
       const std::uint32_t n_kv = slot(t).row + 1;
       if (split >= n_splits(n_kv)) continue;
-      const SoftmaxPart run = split < run_splits ? total(t) : of_run(t);
       attend_split(group, *slot(t).kv, n_kv, split, queries.view(slot(t).kv->shape(), std::size_t{t} * n_heads),
-                   own.split, first_of_run ? run : part);
-      if (!first_of_run) fold(n_heads, group.d_v, part, run);
-      if (split >= run_splits && (last_of_run || split + 1 == n_splits(n_kv))) fold(n_heads, group.d_v, run, total(t));
+                   own.split, first_run ? total(t) : of_run(t));
+      if (!first_run && (last_of_run || split + 1 == n_splits(n_kv))) fold(n_heads, group.d_v, of_run(t), total(t));
     }
   }
   for (std::uint32_t t = 0; t < tile.n_tokens; ++t) finish(n_heads, group.d_v, total(t));
@@ -111,7 +108,7 @@ void attend_runs(const numa::Member& member, const simd::Kernels& kernels, const
   for (std::uint32_t unit = share.begin(index, count), next; unit < end; unit = next) {
     // Split by split: the rows of a split serve some groups of heads while they are in the cache, and not more groups
     // than whose queries and sums the second-level cache holds beside them.
-    constexpr std::uint32_t pass_groups = 4;
+    const std::uint32_t pass_groups = kv.shape().type == simd::KvType::q8 ? 8 : 4;
     const std::uint32_t run = unit / groups.size();
     next = std::min({end, (run + 1) * groups.size(), unit + pass_groups});
     const std::uint32_t first_split = run * run_splits, end_split = std::min(first_split + run_splits, n_splits(n_kv));
@@ -120,12 +117,8 @@ void attend_runs(const numa::Member& member, const simd::Kernels& kernels, const
         const std::uint32_t group_index = u % groups.size();
         const Heads heads = groups.heads(group_index);
         const HeadGroup group{&kernels, kv_layer, groups.kv_head(group_index), heads.n, shape.d_qk, shape.d_v};
-        const SoftmaxPart total = part_of(run, heads.first);
-        const SoftmaxPart part = split == first_split ? total
-                                                      : SoftmaxPart{own.part.data(), own.part.at(heads.n),
-                                                                    own.part.at(2 * std::size_t{heads.n})};
-        attend_split(group, kv, n_kv, split, queries.view(kv.shape(), first_row + heads.first), own.split, part);
-        if (split > first_split) fold(heads.n, shape.d_v, part, total);
+        attend_split(group, kv, n_kv, split, queries.view(kv.shape(), first_row + heads.first), own.split,
+                     part_of(run, heads.first));
       }
     }
   }

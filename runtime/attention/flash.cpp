@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace r1::rt {
 
@@ -18,29 +19,38 @@ const std::byte* turned_values(SplitScratch& scratch, const std::byte* page, std
   return scratch.values.data();
 }
 
+// Heads' maxima may have grown from `before`: what their sums and outputs of the splits so far are to be multiplied by.
+void keep_factors(std::uint32_t n_heads, const float* before, const float* max, float* keep) {
+  for (std::uint32_t h = 0; h < n_heads; ++h) keep[h] = before[h] == max[h] ? 1.0f : std::exp(before[h] - max[h]);
+}
+
 // Both products in integers. Each head's weights are those of the softmax times the values' scales, in steps of their
 // own.
 void attend_split_q8(const HeadGroup& group, const KvCache& kv, std::uint32_t n_rows, std::uint32_t split,
-                     const Queries& queries, SplitScratch& scratch, const SoftmaxPart& part) {
+                     const Queries& queries, SplitScratch& scratch, const SoftmaxPart& run) {
   const simd::Kernels& kernels = *group.kernels;
   const simd::Q8KeyShape keys = kv.shape().q8_keys();
   const std::byte* k_page = kv.k_page(split, group.layer, group.kv_head);
   kernels.q8_qk(keys, queries.q8, group.n_heads, k_page, n_rows, scratch.scores.data(), split_tokens);
 
-  const bool latents = kv.shape().v_width == 0;
+  const bool latents = kv.shape().v_width == 0, first = split % run_splits == 0;
   const simd::Q8ValueShape shape = latents ? simd::Q8ValueShape{keys.page_rows, keys.width[0]} : kv.shape().q8_values();
   const std::byte* values = kv.v_page(split, group.layer, group.kv_head);
   const auto* scales =
       reinterpret_cast<const float*>(latents ? k_page + keys.code_bytes() : values + shape.code_bytes());
-  kernels.q8_weights(scratch.scores.data(), split_tokens, scales, group.n_heads, n_rows, part.max, part.sum,
+  std::copy_n(run.max, group.n_heads, scratch.keep.data());
+  kernels.q8_weights(scratch.scores.data(), split_tokens, scales, group.n_heads, n_rows, run.max, scratch.sum.data(),
                      scratch.weights.data(), split_tokens, scratch.weight_step.data());
+  keep_factors(group.n_heads, scratch.keep.data(), run.max, scratch.keep.data());
+  for (std::uint32_t h = 0; h < group.n_heads; ++h) run.sum[h] = run.sum[h] * scratch.keep[h] + scratch.sum[h];
   if (latents) {
     values = turned_values(scratch, k_page, n_rows, [&](std::byte* out) {
       simd::keys_to_values(keys, k_page, scratch.n_values, reinterpret_cast<std::int8_t*>(out));
     });
   }
   kernels.q8_pv(shape, scratch.weights.data(), split_tokens, scratch.weight_step.data(), group.n_heads,
-                reinterpret_cast<const std::int8_t*>(values), n_rows, part.out, group.d_v);
+                reinterpret_cast<const std::int8_t*>(values), n_rows, first ? nullptr : scratch.keep.data(), run.out,
+                group.d_v);
 }
 
 }  // namespace
@@ -69,14 +79,20 @@ SplitScratch::SplitScratch(std::uint32_t n_heads, std::uint32_t d_v)
     : scores(std::size_t{n_heads} * split_tokens),
       weights(std::size_t{n_heads} * split_tokens),
       weight_step(n_heads),
+      keep(n_heads),
+      sum(n_heads),
       values(std::size_t{split_tokens} * ((d_v + 15) / 16 * 16) * sizeof(std::uint16_t)) {}
 
 void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv, std::uint32_t split,
-                  const Queries& queries, SplitScratch& scratch, const SoftmaxPart& part) {
+                  const Queries& queries, SplitScratch& scratch, const SoftmaxPart& run) {
   const simd::Kernels& kernels = *group.kernels;
   const KvShape& shape = kv.shape();
   const std::uint32_t n_rows = std::min(split_tokens, n_kv - split * split_tokens);
-  if (shape.type == simd::KvType::q8) return attend_split_q8(group, kv, n_rows, split, queries, scratch, part);
+  if (split % run_splits == 0) {
+    std::fill_n(run.max, group.n_heads, -std::numeric_limits<float>::infinity());
+    std::fill_n(run.sum, group.n_heads, 0.0f);
+  }
+  if (shape.type == simd::KvType::q8) return attend_split_q8(group, kv, n_rows, split, queries, scratch, run);
   const bool bf16 = shape.type == simd::KvType::bf16, bf16_dot = bf16 && kernels.bf16_qk != nullptr;
   const std::byte* k_page = kv.k_page(split, group.layer, group.kv_head);
   const std::byte* v_page = kv.v_page(split, group.layer, group.kv_head);
@@ -91,10 +107,18 @@ void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv,
   }
   for (std::uint32_t h = 0; h < group.n_heads; ++h) {
     float* p = scores + std::size_t{h} * split_tokens;
-    part.sum[h] = kernels.softmax_part(p, n_rows, part.max + h);
-    if (bf16) part.sum[h] = kernels.round_to_bf16(p, n_rows, p);
+    const float before = run.max[h];
+    float sum = kernels.softmax_part(p, n_rows, before, run.max + h), keep = 1;
+    if (bf16) sum = kernels.round_to_bf16(p, n_rows, p);
+    keep_factors(1, &before, run.max + h, &keep);
+    run.sum[h] = run.sum[h] * keep + sum;
+    float* out = run.out + std::size_t{h} * group.d_v;
+    if (split % run_splits == 0) {
+      std::fill_n(out, group.d_v, 0.0f);
+    } else if (keep != 1) {
+      for (std::uint32_t i = 0; i < group.d_v; ++i) out[i] *= keep;
+    }
   }
-  std::fill_n(part.out, std::size_t{group.n_heads} * group.d_v, 0.0f);
   if (bf16_dot) {
     const std::byte* values = turned_values(scratch, v_page, n_rows, [&](std::byte* out) {
       scratch.n_values = n_rows;
@@ -102,9 +126,9 @@ void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv,
                           reinterpret_cast<std::uint16_t*>(out));
     });
     kernels.bf16_pv(scores, split_tokens, group.n_heads, reinterpret_cast<const std::uint16_t*>(values), split_tokens,
-                    n_rows, group.d_v, part.out, group.d_v);
+                    n_rows, group.d_v, run.out, group.d_v);
   } else {
-    kernels.pv(shape.type, scores, split_tokens, group.n_heads, v_page, ldv, n_rows, group.d_v, part.out, group.d_v);
+    kernels.pv(shape.type, scores, split_tokens, group.n_heads, v_page, ldv, n_rows, group.d_v, run.out, group.d_v);
   }
 }
 

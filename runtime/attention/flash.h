@@ -1,8 +1,8 @@
 // Flash-decoding: attention over a KV cache in splits of 256 rows (arXiv 2205.14135; the splits are those of
 // "Flash-Decoding", crfm.stanford.edu/2023/10/12/flashdecoding.html). Each split gives its own softmax (maximum, sum,
-// weighted values). Eight splits make a run: they are folded together in order of position, then the runs are. Where
-// splits and runs begin depends on the position alone, so the result has the same bits whoever computes which run,
-// alone or in a batch.
+// weighted values). Eight splits make a run: each is added to those before it, and runs are then folded together, in
+// order of position. Where splits and runs begin depends on the position alone, so the result has the same bits whoever
+// computes which run, alone or in a batch.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ inline constexpr std::uint32_t run_splits = 8;
   return (n_splits(n_kv) + run_splits - 1) / run_splits;
 }
 
-// Softmax over a part of the rows, for a group of heads. Not owned.
+// Softmax over some of the rows, for a group of heads. Not owned.
 struct SoftmaxPart {
   float* max = nullptr;  // [n_heads]
   float* sum = nullptr;  // [n_heads] Σ exp(score − max)
@@ -73,15 +73,17 @@ struct SplitScratch {
   Buffer<float> scores;          // [n_heads, split_tokens]
   Buffer<std::uint8_t> weights;  // [n_heads, split_tokens] q8
   Buffer<float> weight_step;     // [n_heads] q8
+  Buffer<float> keep, sum;       // [n_heads] what becomes of the splits before, and the split's own sums
   // A split's rows as the second product wants them, once for all heads: MLA's latents of q8, values of bf16.
   Buffer<std::byte> values;
   const std::byte* values_of = nullptr;  // of this page, as long as no row is stored
   std::uint32_t n_values = 0;            // its first rows
 };
 
-// The softmax of one split of a cache whose first n_kv rows are seen.
+// Adds one split of a cache whose first n_kv rows are seen to the softmax of its run; the first split of a run begins
+// it.
 void attend_split(const HeadGroup& group, const KvCache& kv, std::uint32_t n_kv, std::uint32_t split,
-                  const Queries& queries, SplitScratch& scratch, const SoftmaxPart& part);
+                  const Queries& queries, SplitScratch& scratch, const SoftmaxPart& run);
 
 // total ← total and the part that follows it.
 void fold(std::uint32_t n_heads, std::uint32_t d_v, const SoftmaxPart& part, const SoftmaxPart& total);

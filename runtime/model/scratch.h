@@ -54,7 +54,6 @@ struct MemberScratch {
   QueryBuffer q;                       // [tile, group] rows
   Buffer<float> out, run_out;          // [tile, group, d_v] attention of all splits so far, and of the run at hand
   Buffer<float> max_sum, run_max_sum;  // [2, tile, group]
-  Buffer<float> part;                  // [group, d_v + 2] of one split
   SplitScratch split;                  // of a group
   simd::ActivationBuffer head_rows;    // [tile] rows of one head: q_nope, then latents
 

@@ -14,7 +14,7 @@ struct Q8Vector256 : Dot {
   using Sum = __m256i;
   using Floats = __m256;
   static constexpr int lanes = 8;
-  static constexpr std::uint32_t tile_heads = 4;
+  static constexpr Q8Tile qk_tile{4, 2}, pv_tile{4, 2};
 
   static Sum set_sum(std::int32_t x) { return _mm256_set1_epi32(x); }
   static Floats load(const float* p) { return _mm256_loadu_ps(p); }

@@ -15,7 +15,8 @@ struct Q8Vector512 {
   using Signed = __m512i;
   using Floats = __m512;
   static constexpr int lanes = 16;
-  static constexpr std::uint32_t tile_heads = 8;
+  // Of the peak on a Zen 4, 128 heads and 256 rows: 4 × 4 94 and 86 % (qk, pv), 8 × 2 89 and 92 %, 12 × 2 85 and 82 %.
+  static constexpr Q8Tile qk_tile{4, 4}, pv_tile{8, 2};
 
   static __m512i broadcast(const void* p) {
     std::int32_t four = 0;

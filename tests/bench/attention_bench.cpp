@@ -41,7 +41,6 @@ MlaDecode measure_mla_decode(numa::ThreadTeam& team, const simd::Kernels& kernel
   };
   std::vector<rt::MemberScratch> members(static_cast<std::size_t>(team.size()));
   for (rt::MemberScratch& m : members) {
-    m.part = rt::Buffer<float>(rt::attention_group_heads * (shape.d_v + 2));
     m.split = rt::SplitScratch(rt::attention_group_heads, shape.d_v);
   }
   const auto attention = [&] {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -65,7 +66,7 @@ TEST_CASE("softmax_part") {
     float max = 0, sum = 0, first_sum = 0;
     for (const Kernels* kernels : tested_tables()) {
       e = x;
-      sum = kernels->softmax_part(e.data(), n, &max);
+      sum = kernels->softmax_part(e.data(), n, -std::numeric_limits<float>::infinity(), &max);
       if (first.empty()) {
         first = e;
         first_sum = sum;
@@ -81,6 +82,16 @@ TEST_CASE("softmax_part") {
     }
     CHECK(max == *std::max_element(x.begin(), x.end()));
     CHECK(sum == doctest::Approx(expected).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("softmax_part begins with a maximum that is known") {
+  for (const Kernels* kernels : tested_tables()) {
+    std::vector<float> x = {0.5f, -1.0f, 2.0f};
+    float max = 0;
+    kernels->softmax_part(x.data(), 3, 4.0f, &max);
+    CHECK(max == 4.0f);
+    CHECK(x[2] == doctest::Approx(std::exp(-2.0)));
   }
 }
 

@@ -101,7 +101,7 @@ TEST_CASE("q8 cache: NaN and infinity are not lost") {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const Kernels* kernels : tested_tables()) {
     for (const bool bad_score : {true, false}) {
-      float scores[2 * 16] = {0.5f, 1.0f, bad_score ? nan : 0.25f}, max[2], sum[2], step[2];
+      float scores[2 * 16] = {0.5f, 1.0f, bad_score ? nan : 0.25f}, max[2] = {-9, -9}, sum[2], step[2];
       const float scale[3] = {1.0f, bad_score ? 1.0f : nan, 2.0f};
       std::uint8_t weights[2 * 16];
       kernels->q8_weights(scores, 16, scale, 2, 3, max, sum, weights, 16, step);
@@ -126,10 +126,11 @@ TEST_CASE("q8 weights are a softmax times scales, and keep the sum of many small
       std::vector<std::uint8_t> first_weights;
       std::vector<float> first_figures;
       for (const Kernels* kernels : tested_tables()) {
-        std::vector<float> work = scores, figures(3 * n_heads);
+        std::vector<float> work = scores, figures(3 * n_heads, -std::numeric_limits<float>::infinity());
         std::vector<std::uint8_t> weights(n_heads * ld, 77);
         float *max = figures.data(), *sum = max + n_heads, *step = sum + n_heads;
-        kernels->q8_weights(work.data(), ld, scale.data(), n_heads, n, max, sum, weights.data(), ld, step);
+        kernels->q8_weights(work.data(), ld, scale.data(), n_heads, n, max, sum, weights.data(), ld, step,
+                            std::as_bytes(std::span(scores)));
         for (std::uint32_t h = 0; h < n_heads; ++h) {
           const float* of_head = scores.data() + h * ld;
           CHECK(max[h] == *std::max_element(of_head, of_head + n));
@@ -210,8 +211,8 @@ TEST_CASE("q8 attention: every instruction set gives the exact integer sums") {
               weights[h * page_rows + j] = static_cast<std::uint8_t>(random() % 256);
           }
           std::vector<float> step(n_heads, 0.5f);
-          kernels.q8_pv(as_values, weights.data(), page_rows, step.data(), n_heads, values.data(), n_kv, out.data(),
-                        d_v);
+          kernels.q8_pv(as_values, weights.data(), page_rows, step.data(), n_heads, values.data(), n_kv, nullptr,
+                        out.data(), d_v);
           bool exact = true;
           for (std::uint32_t h = 0; h < n_heads; ++h) {
             for (std::uint32_t i = 0; i < d_v; ++i) {
@@ -224,6 +225,12 @@ TEST_CASE("q8 attention: every instruction set gives the exact integer sums") {
             }
           }
           CHECK(exact);
+          const std::vector<float> keep(n_heads, 2.0f), before = out;
+          kernels.q8_pv(as_values, weights.data(), page_rows, step.data(), n_heads, values.data(), n_kv, keep.data(),
+                        out.data(), d_v);
+          bool kept = true;
+          for (std::size_t i = 0; i < out.size(); ++i) kept = kept && out[i] == std::fma(before[i], 2.0f, before[i]);
+          CHECK(kept);
           if (first_scores.empty()) {
             first_scores = scores;
             first_out = out;

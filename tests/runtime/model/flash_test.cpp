@@ -75,10 +75,12 @@ std::vector<float> by_splits(const HeadGroup& group, const KvCache& kv, const Pr
   QueryBuffer queries(n, problem.shape.k_width);
   std::copy(problem.q.begin(), problem.q.end(), queries.row(0));
   queries.prepare(*group.kernels, problem.shape, 0, n);
-  const SoftmaxPart total{max.data(), sum.data(), out.data()}, part{max.data() + n, sum.data() + n, more.data()};
+  const SoftmaxPart total{max.data(), sum.data(), out.data()}, run{max.data() + n, sum.data() + n, more.data()};
   for (std::uint32_t split = 0; split < n_splits(problem.n_kv); ++split) {
-    attend_split(group, kv, problem.n_kv, split, queries.view(problem.shape, 0), scratch, split == 0 ? total : part);
-    if (split > 0) fold(n, group.d_v, part, total);
+    const bool first_run = split < run_splits;
+    attend_split(group, kv, problem.n_kv, split, queries.view(problem.shape, 0), scratch, first_run ? total : run);
+    if (!first_run && (split % run_splits == run_splits - 1 || split + 1 == n_splits(problem.n_kv)))
+      fold(n, group.d_v, run, total);
   }
   finish(n, group.d_v, total);
   return out;
@@ -92,9 +94,9 @@ TEST_CASE("attention by splits equals a naive softmax") {
   REQUIRE(kernels != nullptr);
   for (const auto type : {simd::KvType::f32, simd::KvType::f16, simd::KvType::bf16}) {
     for (const bool mla : {true, false}) {
-      for (const std::uint32_t n_kv : {1u, 5u, 255u, 256u, 257u, 700u}) {
+      for (const std::uint32_t n_kv : {1u, 5u, 255u, 256u, 257u, 700u, 2100u}) {
         for (const float spread : {0.2f, 3.0f}) {
-          KvCache kv({type, 2, 1, 48, mla ? 0u : 48u}, 1000);
+          KvCache kv({type, 2, 1, 48, mla ? 0u : 48u}, 2100);
           const Problem problem(*kernels, kv, 5, mla ? 40 : 48, n_kv, spread);
           const std::vector<float> out = by_splits({kernels, 1, 0, 5, 48, problem.d_v}, kv, problem);
           double worst = 0;
@@ -174,7 +176,6 @@ TEST_CASE("attention at depth has the same bits however many members share it") 
       numa::ThreadTeam team({n_threads, false});
       std::vector<MemberScratch> members(static_cast<std::size_t>(n_threads));
       for (MemberScratch& m : members) {
-        m.part = Buffer<float>(6 * 18);
         m.split = SplitScratch(6, 16);
       }
       std::vector<float> parts(n_runs(n_kv) * 6 * 18);
@@ -190,18 +191,15 @@ TEST_CASE("attention at depth has the same bits however many members share it") 
       CHECK(std::memcmp(parts.data(), alone.data(), parts.size() * sizeof(float)) == 0);
     }
     // The whole, one head after the other, split by split.
-    std::vector<float> part(18), total(18);
+    std::vector<float> total(18);
     SplitScratch scratch(1, 16);
     for (std::uint32_t head = 0; head < 6; ++head) {
       const HeadGroup group{kernels, 0, 0, 1, 24, 16};
-      const SoftmaxPart more{part.data(), part.data() + 1, part.data() + 2};
       for (std::uint32_t run = 0; run < n_runs(n_kv); ++run) {
         const SoftmaxPart of_run{total.data(), total.data() + 1, total.data() + 2};
         const std::uint32_t end = std::min((run + 1) * run_splits, n_splits(n_kv));
         for (std::uint32_t split = run * run_splits; split < end; ++split) {
-          const bool first = split == run * run_splits;
-          attend_split(group, kv, n_kv, split, queries.view(kv.shape(), head), scratch, first ? of_run : more);
-          if (!first) fold(1, 16, more, of_run);
+          attend_split(group, kv, n_kv, split, queries.view(kv.shape(), head), scratch, of_run);
         }
         CHECK(std::memcmp(total.data() + 2, alone.data() + (run * 6 * 18) + 12 + head * 16, 16 * sizeof(float)) == 0);
       }
