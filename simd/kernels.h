@@ -96,6 +96,8 @@ inline constexpr std::size_t gemm_tile_bytes = std::size_t{128} << 10;
 // Element type of a KV cache row.
 enum class KvType : std::uint8_t { f32, f16, bf16, q8 };  // q8: pages of q8_cache.h
 [[nodiscard]] std::size_t kv_element_bytes(KvType type);  // not q8
+// Elements of a cache row → f32, not q8.
+void load_kv(KvType type, const void* in, std::size_t n, float* out);
 
 struct Kernels {
   Isa isa = Isa::scalar;

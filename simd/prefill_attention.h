@@ -42,9 +42,11 @@ struct PrefillShape {
   [[nodiscard]] constexpr std::size_t key_bytes(int part) const {
     return key_block_bytes(part) * (prefill_page_rows / prefill_block_rows);
   }
-  [[nodiscard]] constexpr std::size_t value_bytes() const {
-    return std::size_t{prefill_page_rows} / prefill_group_elements(kind) * 4 * padded_d_v();
+  // All rows of 16 elements of the values.
+  [[nodiscard]] constexpr std::size_t value_strip_bytes() const {
+    return std::size_t{prefill_page_rows} / prefill_group_elements(kind) * 64;
   }
+  [[nodiscard]] constexpr std::size_t value_bytes() const { return value_strip_bytes() * (padded_d_v() / 16); }
 };
 
 // The page's keys. codes[part] [16 blocks, groups, 16 rows, 4 bytes]; i8: + 128, unsigned.
@@ -54,7 +56,8 @@ struct PrefillKeys {
   const float* scale[2] = {};       // [page rows]
 };
 
-// The page's values. codes [page rows / group elements, padded d_v, 4 bytes]: one element of the rows of a group.
+// The page's values. codes [padded d_v / 16, page rows / group elements, 16, 4 bytes]: one element of the rows of a
+// group. Both layouts are those of a q8 cache.
 struct PrefillValues {
   const std::byte* codes = nullptr;
   const float* scale = nullptr;      // [page rows]

@@ -91,14 +91,13 @@ template <class V, class D, int NQ, int NR>
                                                        std::uint32_t first, const float* keep, const float* step,
                                                        float* out, std::size_t ldo) {
   constexpr std::size_t row_bytes = prefill_page_rows * D::element_bytes;
-  const std::size_t group_bytes = std::size_t{shape.padded_d_v()} * 4;
+  const std::size_t strip_bytes = shape.value_strip_bytes();
   typename V::Sum sum[NQ][NR];
   prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE { sum[q][r] = V::set_sum(0); });
-  const std::byte* v = values + std::size_t{first} * 4;
-  for (const std::byte* const end = weights + std::size_t{n_groups} * 4; weights != end;
-       weights += 4, v += group_bytes) {
+  const std::byte* v = values + first / prefill_lanes * strip_bytes;
+  for (const std::byte* const end = weights + std::size_t{n_groups} * 4; weights != end; weights += 4, v += 64) {
     typename D::Values value[NR];
-    prefill_unrolled<NR>([&]<int r>() R1_INLINE { value[r] = D::load_values(v + 64 * r); });
+    prefill_unrolled<NR>([&]<int r>() R1_INLINE { value[r] = D::load_values(v + r * strip_bytes); });
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
       const auto w = D::weight(weights + q * row_bytes);
       prefill_unrolled<NR>([&]<int r>() R1_INLINE { sum[q][r] = D::dot(sum[q][r], w, value[r]); });

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "runtime/attention/attend.h"
+#include "runtime/attention/prefill.h"
 #include "runtime/model/layer.h"
 
 namespace r1::rt {
@@ -55,6 +56,20 @@ void gqa(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   multiply(member, pass.kernels, qkv, pass.own(member).tile.data());
   member.barrier();
   store_keys_and_values(member, pass, w, kv_layer);
+  if (uses_prefill(pass)) {
+    const auto [begin, end] = member.share(n_tokens * c.num_attention_heads);
+    for (std::uint32_t i = begin; i < end; ++i) {
+      const std::uint32_t head = i % c.num_attention_heads;
+      const std::size_t pairs = std::size_t{i / c.num_attention_heads} * (d / 2);
+      finish_head(pass, s.q.at(std::size_t{i} * d), w.q_bias != nullptr ? w.q_bias + head * d : nullptr, w.q_norm,
+                  s.cos.at(pairs), s.sin.at(pairs));
+    }
+    member.barrier();
+    prefill_gqa(member, pass, kv_layer);
+    member.barrier();
+    project_heads(member, pass, layer, w.o_proj);
+    return;
+  }
   member.barrier();
 
   const auto query = [&](const Tile& tile, const Heads& heads, float* q, std::size_t ldq) {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "runtime/attention/attend.h"
+#include "runtime/attention/prefill.h"
 #include "runtime/model/layer.h"
 
 namespace r1::rt {
@@ -62,6 +63,13 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
     multiply(member, pass.kernels, up, pass.own(member).tile.data());
   }
   member.barrier();
+
+  if (uses_prefill(pass)) {
+    prefill_mla(member, pass, w, layer.index, kv_layer);
+    member.barrier();
+    project_heads(member, pass, layer, w.o_proj);
+    return;
+  }
 
   // [W^UKᵀ q^C | RoPE(q^R)] per head, scaled for the softmax.
   const auto query = [&](const Tile& tile, const Heads& heads, float* q, std::size_t ldq) {

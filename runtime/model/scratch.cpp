@@ -68,6 +68,7 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
     m.run_out = Buffer<float>(tile * group * d_v);
     m.max_sum = Buffer<float>(2 * tile * group);
     m.run_max_sum = Buffer<float>(2 * tile * group);
+    m.prefill = PrefillScratch(c, max_tokens);
     m.split = SplitScratch(attention_group_heads, d_v);
     if (c.is_mla())
       m.head_rows = simd::ActivationBuffer(attention_tile_tokens, std::max(c.qk_nope_head_dim, c.kv_lora_rank));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/attention/flash.h"
+#include "runtime/attention/prefill.h"
 #include "runtime/model/buffer.h"
 #include "runtime/model/shared_input.h"
 #include "runtime/model/weights.h"
@@ -56,6 +57,7 @@ struct MemberScratch {
   Buffer<float> max_sum, run_max_sum;  // [2, tile, group]
   SplitScratch split;                  // of a group
   simd::ActivationBuffer head_rows;    // [tile] rows of one head: q_nope, then latents
+  PrefillScratch prefill;
 
   Routing routing;                         // of a single token
   Buffer<float> router;                    // choose_experts' scratch

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <limits>
 
+#include "quant/fp8.h"
+#include "simd/kernels.h"
 #include "simd/prefill_attention.h"
 
 namespace r1::simd {
@@ -136,17 +138,18 @@ void pack_prefill_keys(const PrefillShape& shape, int part, const float* x, std:
 
 void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t ldx, std::uint32_t n_rows,
                          std::byte* codes, float* scale) {
-  const std::uint32_t width = shape.d_v, padded = shape.padded_d_v();
+  const std::uint32_t width = shape.d_v;
   const std::uint32_t group_rows = prefill_group_elements(shape.kind);
   for (std::uint32_t row = 0; row < n_rows; ++row) scale[row] = value_scale(shape.kind, x + row * ldx, width);
   for (std::uint32_t row = 0; row < n_rows; row += group_rows) {
     // Rows behind the last are not seen: they repeat it.
     const auto at = [&](std::uint32_t i) { return std::min(row + i, n_rows - 1); };
     const auto rounder = [&](std::uint32_t i) { return Rounder(scale[at(i)], most_code(shape.kind)); };
-    std::byte* out = codes + std::size_t{row / group_rows} * padded * 4;
+    std::byte* out = codes + std::size_t{row / group_rows} * 64;
+    const std::size_t next_strip = shape.value_strip_bytes();
     if (group_rows == 2) {
       const Rounder r0 = rounder(0), r1 = rounder(1);
-      for (std::uint32_t k = 0; k < width; k += piece, out += std::size_t{piece} * 4) {
+      for (std::uint32_t k = 0; k < width; k += piece, out += next_strip) {
         const std::uint32_t n = std::min(piece, width - k);
         const __m256i a = r0.words(x + at(0) * ldx + k, n), b = r1.words(x + at(1) * ldx + k, n);
         const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
@@ -158,7 +161,7 @@ void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t 
       continue;
     }
     const Rounder r0 = rounder(0), r1 = rounder(1), r2 = rounder(2), r3 = rounder(3);
-    for (std::uint32_t k = 0; k < width; k += piece, out += std::size_t{piece} * 4) {
+    for (std::uint32_t k = 0; k < width; k += piece, out += next_strip) {
       const std::uint32_t n = std::min(piece, width - k);
       const __m128i a = r0.bytes(x + at(0) * ldx + k, n), b = r1.bytes(x + at(1) * ldx + k, n);
       const __m128i c = r2.bytes(x + at(2) * ldx + k, n), d = r3.bytes(x + at(3) * ldx + k, n);
@@ -205,6 +208,28 @@ void pack_prefill_query(const PrefillShape& shape, const float* x, float factor,
     }
     x += width;
     codes += std::size_t{shape.groups(part)} * 4;
+  }
+}
+
+void load_kv(KvType type, const void* in, std::size_t n, float* out) {
+  const auto* halves = static_cast<const std::uint16_t*>(in);
+  std::size_t i = 0;
+  switch (type) {
+    case KvType::f32:
+      std::memcpy(out, in, n * sizeof(float));
+      break;
+    case KvType::f16:
+      for (; i + lanes <= n; i += lanes) {
+        const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i));
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(x));
+      }
+      for (; i < n; ++i) out[i] = quant::f16_to_f32(halves[i]);
+      break;
+    case KvType::bf16:
+      for (; i < n; ++i) out[i] = quant::bf16_to_f32(halves[i]);
+      break;
+    case KvType::q8:
+      break;
   }
 }
 

@@ -1,0 +1,367 @@
+#include "runtime/attention/prefill.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numbers>
+
+#include "runtime/attention/transpose.h"
+#include "runtime/model/pass.h"
+
+namespace r1::rt {
+namespace {
+
+using simd::PrefillKind, simd::PrefillShape;
+constexpr std::uint32_t page_rows = simd::prefill_page_rows;
+static_assert(page_rows == kv_page_tokens);
+
+// Heads of one KV head and tokens that one member computes; queries lie token by token.
+struct Unit {
+  std::uint32_t first_head = 0, n_heads = 1;
+  std::uint32_t first_token = 0, n_tokens = 0;
+  std::size_t first_query = 0;  // in the member's scratch
+
+  [[nodiscard]] std::uint32_t n_queries() const { return n_heads * n_tokens; }
+};
+
+// How batch and heads are cut: `n_slices` runs of tokens for each of n_heads (KV) heads. More than one only where whole
+// heads would leave members idle.
+struct Cut {
+  std::uint32_t n_heads = 0, n_slices = 1, n_tokens = 0;
+
+  Cut(std::uint32_t heads, std::uint32_t tokens, std::uint32_t n_members, double head_cost, double token_cost)
+      : n_heads(heads), n_tokens(tokens) {
+    double best = std::numeric_limits<double>::infinity();
+    for (std::uint32_t slices = 1; slices <= 8 && tokens / slices >= prefill_min_tokens / 2; ++slices) {
+      const std::uint32_t rounds = (heads * slices + n_members - 1) / n_members;
+      const double cost = rounds * (head_cost + token_cost * tokens / slices);
+      if (cost >= best * 0.98) continue;  // clearly better
+      best = cost;
+      n_slices = slices;
+    }
+  }
+  [[nodiscard]] std::uint32_t n_units() const { return n_heads * n_slices; }
+  [[nodiscard]] std::uint32_t head(std::uint32_t unit) const { return unit / n_slices; }
+  [[nodiscard]] Unit tokens(std::uint32_t unit) const {
+    const std::uint32_t slice = unit % n_slices;
+    const std::uint32_t begin = n_tokens * slice / n_slices, end = n_tokens * (slice + 1) / n_slices;
+    Unit result;
+    result.first_token = begin;
+    result.n_tokens = end - begin;
+    return result;
+  }
+};
+
+PrefillShape shape_of(const ModelConfig& c, simd::KvType type) {
+  PrefillShape shape;
+  shape.kind = type == simd::KvType::q8 ? PrefillKind::i8 : PrefillKind::i16;
+  shape.width[0] = c.is_mla() ? c.qk_nope_head_dim : c.head_dim;
+  shape.width[1] = c.is_mla() ? c.qk_rope_head_dim : 0;
+  shape.d_v = c.is_mla() ? c.v_head_dim : c.head_dim;
+  return shape;
+}
+
+// The unit's queries against one page.
+void attend_page(const Pass& pass, PrefillScratch& own, const PrefillShape& shape, const Unit& unit, std::uint32_t page,
+                 const simd::PrefillKeys& keys, const simd::PrefillValues& values) {
+  const std::uint32_t first_row = page * page_rows, unit_row = pass.slots[unit.first_token].row;
+  const std::uint32_t skipped = first_row > unit_row ? first_row - unit_row : 0;  // tokens before the page
+  if (skipped >= unit.n_tokens) return;
+  const std::size_t at = unit.first_query + std::size_t{skipped} * unit.n_heads;
+  pass.kernels.prefill_page(
+      shape, {own.q.at(at * shape.query_bytes()), shape.query_bytes(), own.q_scale.at(2 * at), own.q_sum.at(2 * at)},
+      (unit.n_tokens - skipped) * unit.n_heads, unit_row + skipped - first_row + 1, unit.n_heads, keys, values,
+      {own.max.at(at), own.sum.at(at), own.out.at(at * shape.d_v), shape.d_v});
+}
+
+// Queries packed, nothing attended to yet. fill(token, head, x) writes x [d_qk].
+template <class Fill>
+void start(const Pass& pass, PrefillScratch& own, const PrefillShape& shape, const Unit& unit, Fill&& fill) {
+  const float factor = pass.rope.softmax_scale() * std::numbers::log2e_v<float>;
+  std::size_t at = unit.first_query;
+  for (std::uint32_t token = unit.first_token; token < unit.first_token + unit.n_tokens; ++token) {
+    for (std::uint32_t head = unit.first_head; head < unit.first_head + unit.n_heads; ++head, ++at) {
+      fill(token, head, own.q_row.data());
+      simd::pack_prefill_query(shape, own.q_row.data(), factor, own.q.at(at * shape.query_bytes()),
+                               own.q_scale.at(2 * at), own.q_sum.at(2 * at));
+    }
+  }
+  const std::size_t n = unit.n_queries();
+  std::fill_n(own.max.at(unit.first_query), n, simd::prefill_no_max);
+  std::fill_n(own.sum.at(unit.first_query), n, 0.0f);
+  std::fill_n(own.out.at(unit.first_query * shape.d_v), n * shape.d_v, 0.0f);
+}
+
+void finish(Pass& pass, const PrefillScratch& own, const PrefillShape& shape, const Unit& unit) {
+  std::size_t at = unit.first_query;
+  const std::size_t ld = std::size_t{pass.config.num_attention_heads} * shape.d_v;
+  for (std::uint32_t token = unit.first_token; token < unit.first_token + unit.n_tokens; ++token) {
+    for (std::uint32_t head = unit.first_head; head < unit.first_head + unit.n_heads; ++head, ++at) {
+      const float scale = 1.0f / own.sum[at];
+      const float* in = own.out.at(at * shape.d_v);
+      float* out = pass.scratch.heads.at(token * ld + std::size_t{head} * shape.d_v);
+      for (std::uint32_t i = 0; i < shape.d_v; ++i) out[i] = in[i] * scale;
+    }
+  }
+}
+
+// Whether products with w read codes in order of k.
+bool uses_q8_codes(const Matrix& w) {
+  return w.format != quant::Format::t2 && w.format != quant::Format::t4 && w.format != quant::Format::t4h &&
+         quant::info(w.format).is_packed();
+}
+
+// Codes of a q8 page → rows, under the row's one scale.
+void latents_of_q8(const simd::Q8KeyShape& keys, const std::byte* page, std::uint32_t n_rows, bool wants_floats,
+                   const simd::Activations& out) {
+  const std::uint32_t n_quads = keys.quads(0), n_blocks = out.k_padded / quant::block_k;
+  const auto* scales = reinterpret_cast<const float*>(page + keys.code_bytes());
+  for (std::uint32_t row = 0; row < n_rows; ++row) {
+    auto* q = const_cast<std::int8_t*>(out.q) + std::size_t{row} * out.k_padded;
+    const std::byte* in =
+        page + row / simd::q8_block_rows * keys.block_bytes() + std::size_t{row % simd::q8_block_rows} * 4;
+    for (std::uint32_t quad = 0; quad < n_quads; ++quad) {
+      std::uint32_t four = 0;
+      std::memcpy(&four, in + std::size_t{quad} * 4 * simd::q8_block_rows, 4);
+      four ^= 0x80808080u;
+      std::memcpy(q + std::size_t{quad} * 4, &four, 4);
+    }
+    std::memset(q + out.k, 0, out.k_padded - out.k);
+    auto* sums = const_cast<std::int32_t*>(out.block_sum) + std::size_t{row} * n_blocks;
+    for (std::uint32_t block = 0; block < n_blocks; ++block) {
+      std::int32_t sum = 0;
+      for (std::uint32_t i = 0; i < quant::block_k; ++i) sum += q[block * quant::block_k + i];
+      sums[block] = sum;
+    }
+    std::fill_n(const_cast<float*>(out.scale) + std::size_t{row} * (out.k_padded / quant::superchunk_k),
+                out.k_padded / quant::superchunk_k, scales[row]);
+    if (!wants_floats) continue;
+    float* x = simd::ActivationBuffer::x_row(out, row);
+    for (std::uint32_t i = 0; i < out.k_padded; ++i) x[i] = static_cast<float>(q[i]) * scales[row];
+  }
+}
+
+// c^KV of a page, ready for matrices, and what becomes of it: keys and values of one head after the other.
+class LatentPages {
+ public:
+  LatentPages(Pass& pass, PrefillScratch& own, std::uint32_t layer, std::uint32_t kv_layer, const Mla& w,
+              const PrefillShape& shape)
+      : pass_(pass), own_(own), layer_(layer), kv_layer_(kv_layer), shape_(shape), kv_(*pass.slots[0].kv) {
+    by_codes_ = uses_q8_codes(w.v_b[0]);  // k_b is w8 or f32 by now, and packed where v_b is
+  }
+
+  void load(std::uint32_t page, std::uint32_t n_rows) {
+    const ModelConfig& c = pass_.config;
+    latents_ = own_.latents.view(n_rows, c.kv_lora_rank);
+    const std::byte* rows = kv_.k_page(page, kv_layer_, 0);
+    const bool q8 = kv_.shape().type == simd::KvType::q8;
+    const std::uint32_t rope = c.qk_rope_head_dim;
+    std::byte* rope_codes = own_.keys.at(shape_.key_bytes(0));
+    keys_.codes[0] = own_.keys.data();
+    keys_.block_bytes[0] = shape_.key_block_bytes(0);
+    keys_.scale[0] = own_.key_scale[0].data();
+    if (q8) {
+      const simd::Q8KeyShape keys = kv_.shape().q8_keys();
+      latents_of_q8(keys, rows, n_rows, !by_codes_, latents_);
+      if (!by_codes_) quantize(n_rows);
+      keys_.codes[1] = rows + std::size_t{keys.quads(0)} * 4 * simd::q8_block_rows;
+      keys_.block_bytes[1] = keys.block_bytes();
+      keys_.scale[1] = reinterpret_cast<const float*>(rows + keys.code_bytes()) + page_rows;
+      return;
+    }
+    const simd::KvType type = kv_.shape().type;
+    const std::size_t row_bytes = kv_.shape().k_row_bytes(), element = simd::kv_element_bytes(type);
+    for (std::uint32_t row = 0; row < n_rows; ++row) {
+      simd::load_kv(type, rows + row * row_bytes, c.kv_lora_rank, simd::ActivationBuffer::x_row(latents_, row));
+      simd::load_kv(type, rows + row * row_bytes + c.kv_lora_rank * element, rope,
+                    own_.rope_rows.at(std::size_t{row} * rope));
+    }
+    quantize(n_rows);
+    keys_.codes[1] = rope_codes;
+    keys_.block_bytes[1] = shape_.key_block_bytes(1);
+    keys_.scale[1] = own_.key_scale[1].data();
+    simd::pack_prefill_keys(shape_, 1, own_.rope_rows.data(), rope, 0, n_rows, rope_codes, keys_.block_bytes[1],
+                            own_.key_scale[1].data());
+  }
+
+  // k^C = W^UK c^KV and v = W^UV c^KV of a head.
+  void decompress(const Matrix& up_k, const Matrix& up_v, std::byte* tile) {
+    const std::uint32_t n_rows = latents_.n_tokens;
+    multiply(up_k, tile);
+    simd::pack_prefill_keys(shape_, 0, own_.rows.data(), up_k.rows(), 0, n_rows, own_.keys.data(), keys_.block_bytes[0],
+                            own_.key_scale[0].data());
+    multiply(up_v, tile);
+    simd::pack_prefill_values(shape_, own_.rows.data(), up_v.rows(), n_rows, own_.values.data(),
+                              own_.value_scale.data());
+    simd::prefill_scale_max(own_.value_scale.data(), n_rows, own_.value_scale_max.data());
+  }
+
+  [[nodiscard]] const simd::PrefillKeys& keys() const { return keys_; }
+  [[nodiscard]] simd::PrefillValues values() const {
+    return {own_.values.data(), own_.value_scale.data(), own_.value_scale_max.data()};
+  }
+
+ private:
+  void quantize(std::uint32_t n_rows) {
+    for (std::uint32_t row = 0; row < n_rows; ++row) {
+      if (!pass_.kernels.quantize_row(latents_, row)) pass_.report_not_finite(layer_);
+    }
+  }
+  void multiply(const Matrix& w, std::byte* tile) {
+    pass_.kernels.gemm[static_cast<std::size_t>(w.format)](w, latents_, 0, latents_.n_tokens, 0, w.layout.n_panels,
+                                                           own_.rows.data(), w.rows(), tile);
+  }
+
+  Pass& pass_;
+  PrefillScratch& own_;
+  std::uint32_t layer_, kv_layer_;
+  const PrefillShape& shape_;
+  const KvCache& kv_;
+  bool by_codes_ = false;
+  simd::Activations latents_;
+  simd::PrefillKeys keys_;
+};
+
+std::uint32_t rows_seen(const Pass& pass) {
+  return pass.slots.back().row + 1;
+}
+
+}  // namespace
+
+PrefillScratch::PrefillScratch(const ModelConfig& c, std::uint32_t max_tokens) {
+  if (max_tokens < prefill_min_tokens) return;
+  // Words take the most.
+  const PrefillShape shape = shape_of(c, simd::KvType::f16);
+  const std::size_t heads = c.is_mla() ? prefill_group_heads : c.num_attention_heads / c.num_key_value_heads;
+  const std::size_t n = heads * max_tokens;
+  q = Buffer<std::byte>(n * shape.query_bytes());
+  q_scale = Buffer<float>(2 * n);
+  q_sum = Buffer<std::int32_t>(2 * n);
+  max = Buffer<float>(n);
+  sum = Buffer<float>(n);
+  out = Buffer<float>(n * shape.d_v);
+  q_row = Buffer<float>(std::size_t{shape.width[0]} + shape.width[1]);
+  keys = Buffer<std::byte>(shape.key_bytes(0) + shape.key_bytes(1));
+  values = Buffer<std::byte>(shape.value_bytes());
+  for (auto& scale : key_scale) scale = Buffer<float>(page_rows);
+  value_scale = Buffer<float>(page_rows);
+  value_scale_max = Buffer<float>(page_rows);
+  rows = Buffer<float>(std::size_t{page_rows} * std::max(shape.width[0], shape.d_v));
+  if (!c.is_mla()) return;
+  latents = simd::ActivationBuffer(page_rows, c.kv_lora_rank);
+  rope_rows = Buffer<float>(std::size_t{page_rows} * c.qk_rope_head_dim);
+  up_k_bytes = transposed_bytes(c.kv_lora_rank, c.qk_nope_head_dim);
+  up_k = Buffer<std::byte>(prefill_group_heads * up_k_bytes);
+  up_k_rows = Buffer<float>(std::size_t{c.kv_lora_rank} * c.qk_nope_head_dim);
+}
+
+bool uses_prefill(const Pass& pass) {
+  if (pass.n_tokens() < prefill_min_tokens || pass.slots[0].kv->shape().type == simd::KvType::f32) return false;
+  return std::all_of(pass.slots.begin(), pass.slots.end(),
+                     [&](const TokenSlot& slot) { return slot.kv == pass.slots[0].kv; });
+}
+
+void prefill_mla(const numa::Member& member, Pass& pass, const Mla& w, std::uint32_t layer, std::uint32_t kv_layer) {
+  const ModelConfig& c = pass.config;
+  Scratch& s = pass.scratch;
+  PrefillScratch& own = pass.own(member).prefill;
+  std::byte* tile = pass.own(member).tile.data();
+  const PrefillShape shape = shape_of(c, pass.slots[0].kv->shape().type);
+  const std::uint32_t nope = c.qk_nope_head_dim, rope = c.qk_rope_head_dim, d_q = nope + rope, seen = rows_seen(pass);
+  const std::size_t ld_q = std::size_t{c.num_attention_heads} * d_q;
+
+  const double pairs = seen - pass.n_tokens() / 2.0;  // that a token sees on average
+  const Cut cut(c.num_attention_heads, pass.n_tokens(), static_cast<std::uint32_t>(member.count()),
+                static_cast<double>(c.kv_lora_rank) * (nope + c.v_head_dim) * seen, pairs * (d_q + c.v_head_dim));
+  LatentPages pages(pass, own, layer, kv_layer, w, shape);
+  const auto [begin, end] = member.share(cut.n_units());
+  for (std::uint32_t first = begin; first < end; first += prefill_group_heads) {
+    Unit units[prefill_group_heads];
+    Matrix up_k[prefill_group_heads];
+    const std::uint32_t n_units = std::min(prefill_group_heads, end - first);
+    std::size_t n_queries = 0;
+    for (std::uint32_t i = 0; i < n_units; ++i) {
+      Unit& unit = units[i];
+      unit = cut.tokens(first + i);
+      unit.first_head = cut.head(first + i);
+      unit.first_query = n_queries;
+      n_queries += unit.n_queries();
+      up_k[i] = i > 0 && units[i - 1].first_head == unit.first_head
+                    ? up_k[i - 1]
+                    : transpose(w.k_b[unit.first_head], own.up_k_rows.data(), own.up_k.at(i * own.up_k_bytes));
+      start(pass, own, shape, unit, [&](std::uint32_t token, std::uint32_t head, float* q) {
+        std::memcpy(q, s.q.at(token * ld_q + std::size_t{head} * d_q), d_q * sizeof(float));
+        pass.kernels.rope_interleaved(q + nope, s.cos.at(std::size_t{token} * (rope / 2)),
+                                      s.sin.at(std::size_t{token} * (rope / 2)), rope);
+      });
+    }
+    for (std::uint32_t page = 0; page * page_rows < seen; ++page) {
+      pages.load(page, std::min(page_rows, seen - page * page_rows));
+      for (std::uint32_t i = 0; i < n_units; ++i) {
+        if (i == 0 || units[i].first_head != units[i - 1].first_head)
+          pages.decompress(up_k[i], w.v_b[units[i].first_head], tile);
+        attend_page(pass, own, shape, units[i], page, pages.keys(), pages.values());
+      }
+    }
+    for (std::uint32_t i = 0; i < n_units; ++i) finish(pass, own, shape, units[i]);
+  }
+}
+
+void prefill_gqa(const numa::Member& member, Pass& pass, std::uint32_t kv_layer) {
+  const ModelConfig& c = pass.config;
+  Scratch& s = pass.scratch;
+  PrefillScratch& own = pass.own(member).prefill;
+  const KvCache& kv = *pass.slots[0].kv;
+  const PrefillShape shape = shape_of(c, kv.shape().type);
+  const std::uint32_t d = c.head_dim, seen = rows_seen(pass),
+                      per_kv_head = c.num_attention_heads / c.num_key_value_heads;
+  const std::size_t ld_q = std::size_t{c.num_attention_heads} * d;
+
+  const double pairs = seen - pass.n_tokens() / 2.0;
+  constexpr double packing = 16;  // products that an element of keys and values takes to pack
+  const Cut cut(c.num_key_value_heads, pass.n_tokens(), static_cast<std::uint32_t>(member.count()),
+                packing * 2 * d * seen, pairs * per_kv_head * 2 * d);
+  const auto [begin, end] = member.share(cut.n_units());
+  for (std::uint32_t i = begin; i < end; ++i) {
+    const std::uint32_t kv_head = cut.head(i);
+    Unit unit = cut.tokens(i);
+    unit.first_head = kv_head * per_kv_head;
+    unit.n_heads = per_kv_head;
+    start(pass, own, shape, unit, [&](std::uint32_t token, std::uint32_t head, float* q) {
+      std::memcpy(q, s.q.at(token * ld_q + std::size_t{head} * d), d * sizeof(float));
+    });
+    const std::uint32_t unit_seen = pass.slots[unit.first_token + unit.n_tokens - 1].row + 1;
+    for (std::uint32_t page = 0; page * page_rows < unit_seen; ++page) {
+      const std::uint32_t n_rows = std::min(page_rows, seen - page * page_rows);
+      const std::byte *k_page = kv.k_page(page, kv_layer, kv_head), *v_page = kv.v_page(page, kv_layer, kv_head);
+      simd::PrefillKeys keys;
+      simd::PrefillValues values;
+      if (shape.kind == PrefillKind::i8) {
+        const simd::Q8KeyShape key_shape = kv.shape().q8_keys();
+        keys.codes[0] = k_page;
+        keys.block_bytes[0] = key_shape.block_bytes();
+        keys.scale[0] = reinterpret_cast<const float*>(k_page + key_shape.code_bytes());
+        values.codes = v_page;
+        values.scale = reinterpret_cast<const float*>(v_page + kv.shape().q8_values().code_bytes());
+      } else {
+        keys.codes[0] = own.keys.data();
+        keys.block_bytes[0] = shape.key_block_bytes(0);
+        keys.scale[0] = own.key_scale[0].data();
+        values.codes = own.values.data();
+        values.scale = own.value_scale.data();
+        simd::load_kv(kv.shape().type, k_page, std::size_t{n_rows} * d, own.rows.data());
+        simd::pack_prefill_keys(shape, 0, own.rows.data(), d, 0, n_rows, own.keys.data(), keys.block_bytes[0],
+                                own.key_scale[0].data());
+        simd::load_kv(kv.shape().type, v_page, std::size_t{n_rows} * d, own.rows.data());
+        simd::pack_prefill_values(shape, own.rows.data(), d, n_rows, own.values.data(), own.value_scale.data());
+      }
+      simd::prefill_scale_max(values.scale, n_rows, own.value_scale_max.data());
+      values.scale_max = own.value_scale_max.data();
+      attend_page(pass, own, shape, unit, page, keys, values);
+    }
+    finish(pass, own, shape, unit);
+  }
+}
+
+}  // namespace r1::rt
