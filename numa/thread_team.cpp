@@ -4,6 +4,9 @@
 #include <omp.h>
 #include <sched.h>
 
+#include <chrono>
+#include <vector>
+
 #include "numa/cores.h"
 
 namespace r1::numa {
@@ -27,6 +30,11 @@ struct ThreadTeam::State {
   alignas(64) std::atomic<int> arrived = 0;
   alignas(64) std::atomic<std::uint32_t> generation = 0;
   int count = 1;  // members of the running region
+
+  struct alignas(64) Waited {
+    std::uint64_t ns = 0;
+  };
+  std::vector<Waited> waited;  // of each member; empty: not measured
 };
 
 ThreadTeam::ThreadTeam(const TeamOptions& options) : state_(std::make_unique<State>()) {
@@ -43,6 +51,10 @@ ThreadTeam::~ThreadTeam() = default;
 
 int ThreadTeam::size() const {
   return state_->n_threads;
+}
+
+void ThreadTeam::measure_waits(bool on) {
+  state_->waited.assign(on ? static_cast<std::size_t>(state_->n_threads) : 0, {});
 }
 
 void ThreadTeam::run_erased(void (*call)(void*, const Member&), void* context) {
@@ -88,7 +100,18 @@ void ThreadTeam::arrive_and_wait(int) {
 }
 
 void Member::barrier() const {
-  if (count_ > 1) team_->arrive_and_wait(index_);
+  if (count_ == 1) return;
+  std::vector<ThreadTeam::State::Waited>& waited = team_->state_->waited;
+  if (waited.empty()) return team_->arrive_and_wait(index_);
+  const auto start = std::chrono::steady_clock::now();
+  team_->arrive_and_wait(index_);
+  const std::chrono::nanoseconds elapsed = std::chrono::steady_clock::now() - start;
+  waited[static_cast<std::size_t>(index_)].ns += static_cast<std::uint64_t>(elapsed.count());
+}
+
+std::uint64_t Member::waited_ns() const {
+  const std::vector<ThreadTeam::State::Waited>& waited = team_->state_->waited;
+  return waited.empty() ? 0 : waited[static_cast<std::size_t>(index_)].ns;
 }
 
 }  // namespace r1::numa

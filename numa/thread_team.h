@@ -19,6 +19,8 @@ class Member {
   [[nodiscard]] int count() const { return count_; }
   // All members arrive before any leaves; what was written before is visible after.
   void barrier() const;
+  // Time this member has spent at barriers of its team while measure_waits() was on.
+  [[nodiscard]] std::uint64_t waited_ns() const;
   // This member's contiguous share of n items.
   [[nodiscard]] std::pair<std::uint32_t, std::uint32_t> share(std::uint32_t n) const {
     const auto i = static_cast<std::uint64_t>(index_), c = static_cast<std::uint64_t>(count_);
@@ -45,6 +47,8 @@ class ThreadTeam {
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   [[nodiscard]] int size() const;
+  // Whether barriers take the time (two looks at the clock each). Not while a run is going on.
+  void measure_waits(bool on);
 
   // Runs fn(member) once on each thread, the caller being member 0, and returns when all are done. Not reentrant: one
   // run at a time per team (callers serialise). fn must not throw.

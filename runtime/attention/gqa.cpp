@@ -71,6 +71,7 @@ void gqa(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
     return;
   }
   member.barrier();
+  pass.mark(member, Phase::attention_projections);
 
   const auto query = [&](const Tile& tile, const Heads& heads, float* q, std::size_t ldq) {
     for (std::uint32_t t = 0; t < tile.n_tokens; ++t) {
@@ -93,6 +94,7 @@ void gqa(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   };
   attend(member, pass, kv_layer, {c.num_attention_heads, c.num_key_value_heads, d, d}, query, output);
   member.barrier();
+  pass.mark(member, Phase::attention);
   project_heads(member, pass, layer, w.o_proj);
 }
 

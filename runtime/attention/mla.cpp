@@ -63,6 +63,7 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
     multiply(member, pass.kernels, up, pass.own(member).tile.data());
   }
   member.barrier();
+  pass.mark(member, Phase::attention_projections);
 
   if (uses_prefill(pass)) {
     prefill_mla(member, pass, w, layer.index, kv_layer);
@@ -107,6 +108,7 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   };
   attend(member, pass, kv_layer, {c.num_attention_heads, 1, latent + rope, latent}, query, output);
   member.barrier();
+  pass.mark(member, Phase::attention);
   project_heads(member, pass, layer, w.o_proj);
 }
 

@@ -118,6 +118,7 @@ Result<void> Session::Impl::append_batch(std::span<const Token> batch, std::uint
   pass.slots = slots;
   pass.n_logit_tokens = n_logits;
   pass.cancel = &cancel;
+  pass.profile = profile;
   R1_CHECK(rt::run_forward(n > 1 && prefill_team != nullptr ? *prefill_team : team, pass));
   tokens.insert(tokens.end(), batch.begin(), batch.end());
   n_logit_rows = n_logits;

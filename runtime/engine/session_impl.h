@@ -33,6 +33,7 @@ struct Session::Impl {
   std::vector<rt::TokenSlot> slots;  // of the running batch; capacity batch_tokens
   std::uint32_t n_logit_rows = 0;    // of scratch.logits: predictions after the last so many tokens; 0: none
   std::atomic<bool> cancel = false;
+  rt::Profile* profile = nullptr;  // r1-bench's, while it measures
 
   // The prediction after tokens.back(), [vocab_size]; empty if there is none.
   [[nodiscard]] std::span<const float> last_logits() const;

@@ -37,6 +37,7 @@ void embed(const numa::Member& member, Pass& pass, float* out) {
     pass.rope.angles(pass.slots[token].position, s.cos.at(token * pairs), s.sin.at(token * pairs));
   }
   member.barrier();
+  pass.mark(member, Phase::embedding);
 }
 
 void head(const numa::Member& member, Pass& pass, const float* norm) {
@@ -54,6 +55,7 @@ void head(const numa::Member& member, Pass& pass, const float* norm) {
   const std::array<Product, 1> product = {
       Product{&pass.weights.lm_head, &h, 0, n, s.logits.data(), pass.config.vocab_size}};
   multiply(member, pass.kernels, product, pass.own(member).tile.data());
+  pass.mark(member, Phase::head);
 }
 
 Result<void> outcome(const Pass& pass) {
@@ -78,6 +80,7 @@ Result<void> outcome(const Pass& pass) {
 
 Result<void> run_forward(numa::ThreadTeam& team, Pass& pass) {
   team.run([&](const numa::Member& member) {
+    if (pass.profile != nullptr) pass.profile->start(member);
     embed(member, pass, pass.scratch.residual.data());
     record_hidden(member, pass, 0);
     for (const Layer& layer : pass.weights.layers) {

@@ -66,8 +66,10 @@ bool run_layer(const numa::Member& member, Pass& pass, const Layer& layer, std::
     gqa(member, pass, layer, kv_layer);
   }
   member.barrier();
+  pass.mark(member, Phase::attention_projections);
   feed_forward(member, pass, layer);
   const bool go_on = end_of_layer(member, pass);
+  pass.mark(member, layer.moe ? Phase::experts : Phase::dense_mlp);
   if (layer.moe && member.index() == 0) pass.experts.release(layer.index);  // behind the barrier: nobody reads them now
   return go_on;
 }

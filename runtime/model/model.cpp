@@ -115,6 +115,9 @@ const ModelInfo& Model::info() const {
 const LoadReport& Model::load_report() const {
   return impl_->load_report;
 }
+const char* Model::isa() const {
+  return simd::isa_name(impl_->kernels->isa);
+}
 Result<std::shared_ptr<const Tokenizer>> Model::tokenizer() const {
   return impl_->tokenizer;
 }

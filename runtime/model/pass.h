@@ -12,6 +12,7 @@
 #include "runtime/expert_store/expert_store.h"
 #include "runtime/kv_cache/kv_cache.h"
 #include "runtime/model/linear.h"
+#include "runtime/model/profile.h"
 #include "runtime/model/scratch.h"
 #include "runtime/model/weights.h"
 #include "simd/kernels.h"
@@ -54,6 +55,7 @@ struct Pass {
   std::span<const TokenSlot> slots{};
   std::uint32_t n_logit_tokens = 0;  // logits of the last so many tokens
   const Probe* probe = nullptr;
+  Profile* profile = nullptr;
   const std::atomic<bool>* cancel = nullptr;
 
   // What went wrong. The first layer with NaN or infinity is kept; the one behind the last is the head.
@@ -65,6 +67,11 @@ struct Pass {
   [[nodiscard]] std::uint32_t n_tokens() const { return static_cast<std::uint32_t>(slots.size()); }
   [[nodiscard]] MemberScratch& own(const numa::Member& member) const {
     return scratch.members[static_cast<std::size_t>(member.index())];
+  }
+
+  // What this member did since the last mark was `phase`.
+  void mark(const numa::Member& member, Phase phase) const {
+    if (profile != nullptr) profile->mark(member, phase);
   }
 
   void report_not_finite(std::uint32_t layer) {

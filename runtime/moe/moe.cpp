@@ -97,6 +97,7 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
   const std::uint32_t n_tokens = pass.n_tokens();
 
   const Routing& routing = route(member, pass, w, h);
+  pass.mark(member, Phase::router);
   group_by_expert(pass, routing, own);
   if (member.index() == 0) {
     own.requested.clear();

@@ -67,6 +67,7 @@ class Model {
 
   [[nodiscard]] const ModelInfo& info() const;
   [[nodiscard]] const LoadReport& load_report() const;
+  [[nodiscard]] const char* isa() const;  // instruction set of the kernels in use
   // Errors if the directory has no tokenizer (a synthetic model), or a template nobody knows.
   [[nodiscard]] Result<std::shared_ptr<const Tokenizer>> tokenizer() const;
   [[nodiscard]] Result<ChatTemplate> chat_template() const;

@@ -19,4 +19,12 @@ struct MlaDecode {
 [[nodiscard]] MlaDecode measure_mla_decode(numa::ThreadTeam& team, const simd::Kernels& kernels, simd::KvType type,
                                            std::uint32_t depth, double seconds);
 
+struct AttentionBenchResult {
+  simd::Isa isa = simd::Isa::scalar;
+  std::string kv_type;
+  std::uint32_t depth_tokens = 0;
+  int n_threads = 0;
+  MlaDecode speed;
+};
+
 }  // namespace r1::bench

@@ -1,4 +1,4 @@
-#include "tests/bench/attention_bench.h"
+#include "runtime/bench/attention_bench.h"
 
 #include <algorithm>
 #include <chrono>
