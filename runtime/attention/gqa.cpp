@@ -50,6 +50,7 @@ void gqa(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
 
   const simd::Activations h = normalized(member, pass, layer.index, s.hidden_input, s.residual.data(), c.hidden_size,
                                          layer.input_layernorm, n_tokens, c.hidden_size);
+  show_input(member, pass, InputRole::attention, layer.index, h, 0, n_tokens);
   const std::array<Product, 3> qkv = {Product{&w.q_proj, &h, 0, n_tokens, s.q.data(), ld_q},
                                       Product{&w.k_proj, &h, 0, n_tokens, s.k.data(), ld_kv},
                                       Product{&w.v_proj, &h, 0, n_tokens, s.v.data(), ld_kv}};

@@ -5,6 +5,7 @@
 // read as it is; what the softmax weighs are latents too, and W^UV turns their sum into the head's value.
 #include "runtime/attention/mla.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -34,6 +35,28 @@ void multiply_tile(const Pass& pass, const Matrix& w, const simd::Activations& x
   pass.kernels.gemv[static_cast<std::size_t>(w.format)](w, x, 0, x.n_tokens, 0, w.layout.n_panels, y, ldy);
 }
 
+// The input of one head's v_b, for the observer.
+void keep_latents(const Pass& pass, const Tile& tile, std::uint32_t head, const simd::Activations& rows) {
+  const std::size_t latent = pass.config.kv_lora_rank, n_heads = pass.config.num_attention_heads;
+  for (std::uint32_t t = 0; t < tile.n_tokens; ++t) {
+    std::copy_n(simd::ActivationBuffer::x_row(rows, t), latent,
+                pass.observer->weighted_latents() + ((tile.first_token + t) * n_heads + head) * latent);
+  }
+}
+
+// The inputs of k_b and v_b.
+void show_heads(const numa::Member& member, const Pass& pass, std::uint32_t layer) {
+  const ModelConfig& c = pass.config;
+  const std::size_t n_heads = c.num_attention_heads, latent = c.kv_lora_rank;
+  for (std::uint32_t head = 0; head < c.num_attention_heads; ++head) {
+    pass.observer->see(member, {InputRole::k_b, static_cast<int>(layer), head},
+                       pass.scratch.q.at(std::size_t{head} * c.qk_head_dim()), n_heads * c.qk_head_dim(),
+                       pass.n_tokens());
+    pass.observer->see(member, {InputRole::v_b, static_cast<int>(layer), head},
+                       pass.observer->weighted_latents() + head * latent, n_heads * latent, pass.n_tokens());
+  }
+}
+
 }  // namespace
 
 void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32_t kv_layer) {
@@ -49,6 +72,7 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   // c^Q = W^DQ h and [c^KV | k^R] = [W^DKV | W^KR] h read the same input in one pass; q = W^UQ RMSNorm(c^Q) follows.
   const simd::Activations h = normalized(member, pass, layer.index, s.hidden_input, s.residual.data(), c.hidden_size,
                                          layer.input_layernorm, n_tokens, c.hidden_size);
+  show_input(member, pass, InputRole::attention, layer.index, h, 0, n_tokens);
   const bool low_rank_q = c.q_lora_rank > 0;
   const std::array<Product, 2> down = {low_rank_q ? Product{&w.q_a_proj, &h, 0, n_tokens, s.q_a.data(), c.q_lora_rank}
                                                   : Product{&w.q_proj, &h, 0, n_tokens, s.q.data(), ld_heads_q},
@@ -59,13 +83,14 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   if (low_rank_q) {
     const simd::Activations c_q = normalized(member, pass, layer.index, s.q_a_input, s.q_a.data(), c.q_lora_rank,
                                              w.q_a_layernorm, n_tokens, c.q_lora_rank);
+    show_input(member, pass, InputRole::q_b, layer.index, c_q, 0, n_tokens);
     const std::array<Product, 1> up = {Product{&w.q_b_proj, &c_q, 0, n_tokens, s.q.data(), ld_heads_q}};
     multiply(member, pass.kernels, up, pass.own(member).tile.data());
   }
   member.barrier();
   pass.mark(member, Phase::attention_projections);
 
-  if (uses_prefill(pass)) {
+  if (pass.observer == nullptr && uses_prefill(pass)) {  // it has no weighted latents to show
     prefill_mla(member, pass, w, layer.index, kv_layer);
     member.barrier();
     project_heads(member, pass, layer, w.o_proj);
@@ -101,6 +126,7 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
                     latent * sizeof(float));
         if (!pass.kernels.quantize_row(rows, t)) pass.report_not_finite(layer.index);
       }
+      if (pass.observer != nullptr) keep_latents(pass, tile, heads.first + head, rows);
       multiply_tile(pass, w.v_b[heads.first + head], rows,
                     s.heads.at(tile.first_token * ld_heads_v + std::size_t{heads.first + head} * c.v_head_dim),
                     ld_heads_v);
@@ -109,6 +135,7 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   attend(member, pass, kv_layer, {c.num_attention_heads, 1, latent + rope, latent}, query, output);
   member.barrier();
   pass.mark(member, Phase::attention);
+  if (pass.observer != nullptr) show_heads(member, pass, layer.index);
   project_heads(member, pass, layer, w.o_proj);
 }
 

@@ -15,6 +15,7 @@ void feed_forward(const numa::Member& member, Pass& pass, const Layer& layer) {
   const simd::Activations h =
       normalized(member, pass, layer.index, pass.scratch.hidden_input, pass.scratch.residual.data(),
                  pass.config.hidden_size, layer.post_attention_layernorm, pass.n_tokens(), pass.config.hidden_size);
+  show_input(member, pass, InputRole::mlp, layer.index, h, 0, pass.n_tokens());
   if (layer.moe) {
     moe(member, pass, layer, h);
   } else {
@@ -44,6 +45,7 @@ void project_heads(const numa::Member& member, Pass& pass, const Layer& layer, c
         std::memcpy(out, s.heads.at(std::size_t{token} * width), width * sizeof(float));
       });
   if (!finite) pass.report_not_finite(layer.index);
+  show_input(member, pass, InputRole::o, layer.index, heads, 0, n_tokens);
 
   const Product product{&o_proj, &heads, 0, n_tokens, s.projected.data(), hidden};
   const std::uint32_t unit_rows = panels_per_unit(product) * quant::panel_rows;

@@ -20,6 +20,7 @@ Result<void> run_mtp(numa::ThreadTeam& team, Pass& pass, const MtpLayer& mtp, co
           pass.kernels.rms_norm(states + row, mtp.hnorm, hidden, pass.config.rms_norm_eps, out + hidden);
         });
     if (!finite) pass.report_not_finite(mtp.layer.index);
+    show_input(member, pass, InputRole::eh_proj, mtp.layer.index, joined, 0, n_tokens);
     const std::array<Product, 1> product = {Product{&mtp.eh_proj, &joined, 0, n_tokens, s.residual.data(), hidden}};
     multiply(member, pass.kernels, product, pass.own(member).tile.data());
     member.barrier();

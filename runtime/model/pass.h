@@ -11,6 +11,7 @@
 #include "runtime/attention/rope.h"
 #include "runtime/expert_store/expert_store.h"
 #include "runtime/kv_cache/kv_cache.h"
+#include "runtime/model/input_observer.h"
 #include "runtime/model/linear.h"
 #include "runtime/model/profile.h"
 #include "runtime/model/scratch.h"
@@ -56,6 +57,7 @@ struct Pass {
   std::uint32_t n_logit_tokens = 0;  // logits of the last so many tokens
   const Probe* probe = nullptr;
   Profile* profile = nullptr;
+  InputObserver* observer = nullptr;
   const std::atomic<bool>* cancel = nullptr;
 
   // What went wrong. The first layer with NaN or infinity is kept; the one behind the last is the head.
@@ -80,6 +82,15 @@ struct Pass {
     }
   }
 };
+
+// Shows rows [first_row, first_row + n_rows) of an input to the observer, if there is one.
+inline void show_input(const numa::Member& member, const Pass& pass, InputRole role, std::uint32_t layer,
+                       const simd::Activations& x, std::uint32_t first_row, std::uint32_t n_rows,
+                       std::uint32_t index = 0) {
+  if (pass.observer == nullptr) return;
+  pass.observer->see(member, {role, static_cast<int>(layer), index}, simd::ActivationBuffer::x_row(x, first_row),
+                     x.k_padded, n_rows);
+}
 
 // RMSNorm(x) of every row, ready for matrices. x [n_rows, ldx]
 inline simd::Activations normalized(const numa::Member& member, Pass& pass, std::uint32_t layer, SharedInput& input,

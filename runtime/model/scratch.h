@@ -35,6 +35,7 @@ struct MlpJob {
   std::uint32_t intermediate_row = 0;
   const std::uint32_t* row_token = nullptr;  // [n_rows] token of each row; null: row = token
   const float* row_weight = nullptr;         // [n_rows]; null: 1
+  int expert = -1;                           // of the layer's routed experts; −1: a dense MLP or the shared expert
 };
 
 // The experts a batch goes to.

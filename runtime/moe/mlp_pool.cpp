@@ -54,14 +54,32 @@ simd::Activations quantized(const numa::Member& member, Pass& pass, std::uint32_
   return result;
 }
 
+// What dense MLPs and shared experts read was shown with the layer's hidden state.
+void show_expert_inputs(const numa::Member& member, const Pass& pass, std::uint32_t layer,
+                        std::span<const MlpJob> jobs) {
+  for (const MlpJob& job : jobs) {
+    if (job.expert < 0) continue;
+    show_input(member, pass, InputRole::expert_mlp, layer, job.x, job.x_row, job.n_rows,
+               static_cast<std::uint32_t>(job.expert));
+  }
+}
+
 }  // namespace
 
 void run_mlps(const numa::Member& member, Pass& pass, const Layer& layer, std::span<const MlpJob> jobs) {
+  if (pass.observer != nullptr) show_expert_inputs(member, pass, layer.index, jobs);
   gate_and_up(member, pass, jobs);
   member.barrier();
   Scratch& s = pass.scratch;
   const simd::Activations routed = quantized(member, pass, layer.index, jobs, s.routed);
   const simd::Activations dense = quantized(member, pass, layer.index, jobs, s.dense);
+
+  for (const MlpJob& job : jobs) {
+    const bool is_routed = job.expert >= 0;
+    show_input(member, pass, is_routed ? InputRole::expert_down : InputRole::down, layer.index,
+               job.intermediate == &s.routed ? routed : dense, job.intermediate_row, job.n_rows,
+               is_routed ? static_cast<std::uint32_t>(job.expert) : 0);
+  }
 
   const std::uint32_t hidden = pass.config.hidden_size;
   const auto down = [&](const MlpJob& job) {

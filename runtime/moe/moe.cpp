@@ -130,7 +130,7 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
       }
       const std::uint32_t row = group.first_row - first_row;
       own.jobs.push_back({expert, x, alone ? 0 : row, group.n_rows, &s.routed, row, own.row_token.at(group.first_row),
-                          own.row_weight.at(group.first_row)});
+                          own.row_weight.at(group.first_row), static_cast<int>(group.expert)});
     }
     if (last == own.groups.size() && w.shared_experts) {
       own.jobs.push_back({&*w.shared_experts, h, 0, n_tokens, &s.dense, 0, nullptr, nullptr});
