@@ -12,6 +12,7 @@
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "convert/output_directory.h"
@@ -27,6 +28,7 @@ struct PartWork {
   const rt::MatrixSpec* matrix = nullptr;
   SourceTensor source;
   quant::TensorEncoding encoding;
+  std::vector<float> importance;   // [k], or empty: uniform
   std::uint64_t offset_bytes = 0;  // of the part in its blob
 };
 
@@ -97,11 +99,12 @@ bool all_finite(const std::vector<float>& rows) {
 class ShardConversion {
  public:
   ShardConversion(const Checkpoint& checkpoint, const ConvertOptions& options, int n_threads, rt::ShardWriter& writer,
-                  Progress& progress, ConvertReport& report)
+                  const rt::Importance* importance, Progress& progress, ConvertReport& report)
       : checkpoint_(checkpoint),
         options_(options),
         n_threads_(n_threads),
         writer_(writer),
+        importance_(importance),
         progress_(progress),
         report_(report) {}
 
@@ -123,6 +126,8 @@ class ShardConversion {
         work.part = p;
         work.matrix = &blob.spec.matrices[blob.spec.rule == rt::PartRule::experts ? p : 0];
         R1_TRY(work.source, checkpoint_.find(blob.spec, *work.matrix));
+        if (importance_ != nullptr && quant::info(blob.stored.parts[p].format).is_packed())
+          work.importance = importance_->columns(blob.spec, *work.matrix, p);
         work.encoding.format = blob.stored.parts[p].format;
         work.encoding.layout = blob.stored.parts[p].layout;
         work.offset_bytes = blob.stored.parts[p].offset_bytes;
@@ -155,7 +160,7 @@ class ShardConversion {
         sample.insert(sample.end(), row.begin(), row.end());
       }
     }
-    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, {});
+    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, work.importance);
     if (!quant::info(format).is_packed()) return {};
     return writer_.write_piece(work.blob, work.offset_bytes, std::as_bytes(std::span(work.encoding.s4_table)));
   }
@@ -179,9 +184,9 @@ class ShardConversion {
     quant::EncodeError error;
     for (std::uint32_t panel = unit.panel_begin; panel < unit.panel_end; ++panel) {
       const std::uint32_t i = panel - unit.panel_begin;
-      const quant::EncodeError e =
-          quant::encode_panel(work.encoding, panel, rows.data() + std::size_t{i} * quant::panel_rows * layout.k, {},
-                              panels.data() + i * layout.panel_bytes, row_scales.data() + i * quant::panel_rows);
+      const quant::EncodeError e = quant::encode_panel(
+          work.encoding, panel, rows.data() + std::size_t{i} * quant::panel_rows * layout.k, work.importance,
+          panels.data() + i * layout.panel_bytes, row_scales.data() + i * quant::panel_rows);
       error.error += e.error;
       error.signal += e.signal;
     }
@@ -222,6 +227,7 @@ class ShardConversion {
   const ConvertOptions& options_;
   int n_threads_;
   rt::ShardWriter& writer_;
+  const rt::Importance* importance_;
   Progress& progress_;
   ConvertReport& report_;
   std::vector<PartWork> works_;
@@ -229,6 +235,16 @@ class ShardConversion {
   std::mutex mutex_;
   std::chrono::steady_clock::time_point last_progress_{};
 };
+
+// As eval::identity_of of a directory made from it.
+Result<std::string> identity_of(const Checkpoint& checkpoint) {
+  return rt::model_identity(checkpoint.config(), [&](const rt::BlobSpec& spec) -> Result<std::vector<float>> {
+    R1_TRY(const SourceTensor source, checkpoint.find(spec, spec.matrices[0]));
+    std::vector<float> values(std::size_t{source.rows} * source.k);
+    read_rows(source, 0, source.rows, values.data());
+    return values;
+  });
+}
 
 // Threads that fit the memory limit. Beside the buffers of one unit each, a thread has its share of mapped source
 // pages.
@@ -259,18 +275,26 @@ Result<int> threads_for(const ConversionPlan& plan, const ConvertOptions& option
 
 }  // namespace
 
-Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe) {
+Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
+                                       const rt::Imatrix* imatrix) {
   R1_CHECK(checkpoint.check(rt::expected_blobs(checkpoint.config())));
   const IsBf16 is_bf16 = [&](const rt::BlobSpec& blob, const rt::MatrixSpec& matrix) {
     const auto source = checkpoint.find(blob, matrix);
     return source && source->is_bf16();
   };
-  return make_plan(checkpoint.config(), recipe, is_bf16, checkpoint.fingerprint());
+  return make_plan(checkpoint.config(), recipe, is_bf16, checkpoint.fingerprint(),
+                   imatrix == nullptr ? std::string() : fmt::format("i{}", imatrix->fingerprint()));
 }
 
 Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan& plan, const std::string& directory,
                               const ConvertOptions& options) {
   R1_TRY(const int n_threads, threads_for(plan, options));
+
+  std::optional<rt::Importance> importance;
+  if (options.imatrix != nullptr) {
+    R1_TRY(const std::string identity, identity_of(checkpoint));
+    R1_TRY(importance, rt::Importance::of(*options.imatrix, checkpoint.config(), identity, options.imatrix_path));
+  }
   R1_CHECK(prepare_output_directory(checkpoint.directory(), directory));
 
   ConvertReport report;
@@ -300,7 +324,9 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   for (const ShardPlan* shard : todo) {
     progress.shard = shard->name;
     R1_TRY(const auto writer, rt::ShardWriter::create(directory + "/" + shard->name, shard->blobs, plan.fingerprint));
-    R1_CHECK(ShardConversion(checkpoint, options, n_threads, *writer, progress, report).run());
+    R1_CHECK(
+        ShardConversion(checkpoint, options, n_threads, *writer, importance ? &*importance : nullptr, progress, report)
+            .run());
     ++report.n_shards_written;
   }
   if (options.on_progress) options.on_progress(progress);
@@ -309,6 +335,9 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   const auto config = nlohmann::ordered_json::parse(checkpoint.config_text(), nullptr, false);
   nlohmann::ordered_json origin = nlohmann::ordered_json::object();
   if (config.contains("quantization_config")) origin["source"] = config["quantization_config"];
+  if (options.imatrix != nullptr) {
+    origin["imatrix"] = {{"fingerprint", options.imatrix->fingerprint()}, {"tokens", options.imatrix->n_tokens}};
+  }
   R1_CHECK(write_config_and_index(config, origin, plan, directory));
   return report;
 }

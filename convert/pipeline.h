@@ -12,6 +12,7 @@
 #include "convert/checkpoint.h"
 #include "convert/plan.h"
 #include "quant/encode.h"
+#include "runtime/model_file/imatrix.h"
 
 namespace r1::convert {
 
@@ -26,6 +27,8 @@ struct ConvertOptions {
   int n_threads = 0;  // 0: all that the process may use
   std::uint64_t ram_bytes = std::uint64_t{8} << 30;
   std::function<void(const Progress&)> on_progress;  // one thread at a time, a few times a second
+  const rt::Imatrix* imatrix = nullptr;              // what the search weighs columns with; null: all alike
+  std::string imatrix_path;                          // names it in errors
   const std::atomic<bool>* stop = nullptr;           // set it to end with `cancelled`, finished shards kept
 };
 
@@ -41,6 +44,7 @@ struct ConvertReport {
                                             const std::string& directory, const ConvertOptions& options);
 
 // make_plan with the checkpoint's own types and fingerprint; checks the checkpoint first.
-[[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe);
+[[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
+                                                     const rt::Imatrix* imatrix = nullptr);
 
 }  // namespace r1::convert

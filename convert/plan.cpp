@@ -116,10 +116,11 @@ const char* class_label(quant::TensorClass tensor_class) {
 }
 
 Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const quant::Recipe& recipe, const IsBf16& is_bf16,
-                                 const std::string& source_fingerprint) {
+                                 const std::string& source_fingerprint, const std::string& extra) {
   ConversionPlan plan;
   plan.recipe = &recipe;
-  plan.fingerprint = fmt::format("{}-{}-{}", source_fingerprint, recipe.name, rt::format_version);
+  plan.fingerprint =
+      fmt::format("{}-{}-{}{}{}", source_fingerprint, recipe.name, rt::format_version, extra.empty() ? "" : "-", extra);
   Summary model, mtp;
   for (rt::BlobSpec& spec : rt::expected_blobs(config)) {
     std::vector<quant::Format> formats;

@@ -44,8 +44,10 @@ struct ConversionPlan {
 // Tells whether the checkpoint stores a matrix as BF16 (the recipe `exact` keeps it so).
 using IsBf16 = std::function<bool(const rt::BlobSpec&, const rt::MatrixSpec&)>;
 
+// `extra` joins the fingerprint: what else the bytes depend on (the importance matrix); empty: nothing.
 [[nodiscard]] Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const quant::Recipe& recipe,
-                                               const IsBf16& is_bf16, const std::string& source_fingerprint);
+                                               const IsBf16& is_bf16, const std::string& source_fingerprint,
+                                               const std::string& extra = {});
 
 // What a tensor class is called in reports.
 [[nodiscard]] const char* class_label(quant::TensorClass tensor_class);

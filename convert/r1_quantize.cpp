@@ -13,12 +13,14 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "convert/cli/imatrix.h"
 #include "convert/pipeline.h"
 #include "convert/progress_line.h"
 #include "convert/synth.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/try.h"
 #include "runtime/io/file.h"
+#include "runtime/model_file/imatrix.h"
 #include "runtime/model_file/model_file.h"
 
 namespace {
@@ -128,7 +130,7 @@ nlohmann::ordered_json plan_json(const ConversionPlan& plan, double seconds, int
 }
 
 struct Options {
-  std::string source, out, recipe, ram = "8GiB";
+  std::string source, out, recipe, imatrix, ram = "8GiB";
   int n_threads = 0;
   bool plan_only = false, json = false;
 
@@ -178,13 +180,25 @@ Result<void> show_plan(const Options& options) {
 Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   R1_TRY(const convert::Checkpoint checkpoint, convert::Checkpoint::open(options.source));
   R1_TRY(const quant::Recipe* const recipe, recipe_of(options, checkpoint.config()));
-  R1_TRY(const ConversionPlan plan, convert::plan_conversion(checkpoint, *recipe));
+  rt::Imatrix imatrix;
+  if (!options.imatrix.empty()) {
+    R1_TRY(imatrix, rt::Imatrix::load(options.imatrix));
+    const rt::ExpertCoverage coverage = rt::expert_coverage(checkpoint.config(), imatrix);
+    if (coverage.n_few > 0) {
+      fmt::print(stderr, "{}: {} of {} experts saw fewer than {} tokens ({} none): blended with their layer's mean\n",
+                 options.imatrix, coverage.n_few, coverage.n_experts, rt::enough_expert_tokens, coverage.n_none);
+    }
+  }
+  const rt::Imatrix* const used_imatrix = options.imatrix.empty() ? nullptr : &imatrix;
+  R1_TRY(const ConversionPlan plan, convert::plan_conversion(checkpoint, *recipe, used_imatrix));
 
   convert::ProgressLine line;
   convert::ConvertOptions convert_options;
   convert_options.n_threads = options.n_threads;
   convert_options.ram_bytes = ram_bytes;
   convert_options.on_progress = [&](const convert::Progress& progress) { line.show(progress); };
+  convert_options.imatrix = used_imatrix;
+  convert_options.imatrix_path = options.imatrix;
   convert_options.stop = &stop_requested;
   const auto start = std::chrono::steady_clock::now();
   const auto report = convert::convert(checkpoint, plan, options.out, convert_options);
@@ -253,11 +267,13 @@ int main_convert(int argc, char** argv) {
       "  r1-quantize --plan CHECKPOINT|config.json    show sizes and time, write nothing\n"
       "  r1-quantize verify MODEL                     re-check every checksum\n"
       "  r1-quantize synth --config CONFIG --layers N OUT   random weights of a config's shapes\n"
+      "  r1-quantize imatrix MODEL OUT --text FILE    measure which weights matter, for --imatrix\n"
       "  r1-quantize recipes                          list the recipes",
       "r1-quantize"};
   app.add_option("checkpoint", options.source, "Checkpoint directory (with --plan, a config.json will do)")->required();
   app.add_option("out", options.out, "Output directory");
   app.add_option("--recipe", options.recipe, "Which formats to use; the default is the largest that fits this machine");
+  app.add_option("--imatrix", options.imatrix, "Weigh errors by this file of r1-quantize imatrix");
   app.add_option("--threads", options.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
   app.add_option("--ram", options.ram, "Memory limit, e.g. 8GiB or 512MiB")->capture_default_str();
   app.add_flag("--plan", options.plan_only, "Show what would be written, and stop");
@@ -397,6 +413,7 @@ int main(int argc, char** argv) {
   ::sigaction(SIGTERM, &action, nullptr);
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "verify") return main_verify(argc - 1, argv + 1);
+  if (command == "imatrix") return convert::main_imatrix(argc - 1, argv + 1, &stop_requested);
   if (command == "synth") return main_synth(argc - 1, argv + 1);
   if (command == "recipes" && argc == 2) {
     list_recipes();

@@ -66,6 +66,45 @@ TEST_CASE("verify finds one flipped bit and names it") {
   CHECK(json["failures"].size() == 1);
 }
 
+TEST_CASE("an imatrix is made, changes the weights, and goes with them; bad texts and other models' are refused") {
+  const ScratchDirectory scratch;
+  REQUIRE(run_quantize({nano, scratch / "w8", "--recipe", "w8"}).exit_code == 0);
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
+  write_file(scratch / "text", text);
+  write_file(scratch / "empty", "");
+  write_file(scratch / "short", "Too short.");
+  const std::string imatrix = scratch / "i.imatrix";
+  const auto collect = [&](const char* name, const std::string& out) {
+    return run_quantize({"imatrix", scratch / "w8", out, "--text", scratch / name, "--context", "64"});
+  };
+  check_one_line(collect("empty", imatrix), 1, "empty");
+  check_one_line(collect("short", imatrix), 1, "fewer than one context");
+  check_one_line(collect("absent", imatrix), 1, "absent");
+  check_one_line(run_quantize({"imatrix", nano, imatrix, "--text", scratch / "text"}), 1, "checkpoint");
+  const Run made = collect("text", imatrix);
+  CAPTURE(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(made.out.find("tokens") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(imatrix + ".state"));
+  CHECK(run_quantize({"imatrix", "merge", scratch / "sum", imatrix, imatrix}).exit_code == 0);
+  check_one_line(run_quantize({"imatrix", "merge", scratch / "sum", nano + "/model-00001-of-000003.safetensors"}), 1,
+                 "no importance matrix");
+
+  const std::string golden = R1_FIXTURES "/models/deepseek-v3-bf16";
+  check_one_line(run_quantize({golden, scratch / "other", "--recipe", "r2.2", "--imatrix", imatrix}), 1,
+                 "another model");
+  CHECK_FALSE(std::filesystem::exists(scratch / "other"));
+  REQUIRE(run_quantize({nano, scratch / "one", "--recipe", "w8", "--imatrix", imatrix, "--threads", "1"}).exit_code ==
+          0);
+  REQUIRE(run_quantize({nano, scratch / "two", "--recipe", "w8", "--imatrix", imatrix, "--threads", "2"}).exit_code ==
+          0);
+  CHECK(read_directory(scratch / "one") == read_directory(scratch / "two"));
+  CHECK(read_file(scratch / "one/common.safetensors") != read_file(scratch / "w8/common.safetensors"));
+  const auto config = nlohmann::json::parse(read_file(scratch / "one/config.json"));
+  CHECK(config["quantization_config"]["imatrix"]["tokens"].get<int>() > 64);
+}
+
 TEST_CASE("a write that the disk refuses is told, and finished shards stay") {
   const ScratchDirectory scratch;
   // A limit on the size of files stands in for a full disk: the first shard that exceeds it cannot be reserved.

@@ -1,0 +1,163 @@
+#include "convert/cli/imatrix.h"
+
+#include <fmt/format.h>
+#include <r1/model.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "runtime/base/try.h"
+#include "runtime/eval/imatrix_collector.h"
+#include "runtime/eval/windows.h"
+#include "runtime/io/file.h"
+
+namespace r1::convert {
+namespace {
+
+constexpr std::uint64_t max_text_bytes = std::uint64_t{1} << 30;
+
+int wrong_usage(const std::string& problem) {
+  fmt::print(stderr, "r1-quantize: {}; see r1-quantize imatrix --help\n", problem);
+  return 2;
+}
+
+int exit_code(const Result<void>& result) {
+  if (result) return 0;
+  fmt::print(stderr, "r1-quantize: {}\n", result.error().text());
+  return 1;
+}
+
+std::string coverage_text(const rt::ExpertCoverage& c) {
+  if (c.n_experts == 0) return {};
+  if (c.n_few == 0) return fmt::format("; all {} experts saw {} tokens or more", c.n_experts, rt::enough_expert_tokens);
+  return fmt::format("; {} of {} experts saw fewer than {} tokens ({} none): they are blended with their layer's mean",
+                     c.n_few, c.n_experts, rt::enough_expert_tokens, c.n_none);
+}
+
+struct Flags {
+  std::string model, text, out;
+  std::uint32_t context_tokens = eval::default_window_tokens, max_windows = 0;
+  int n_threads = 0;
+  bool json = false;
+};
+
+Result<void> collect(const Flags& flags, const std::atomic<bool>* stop) {
+  R1_TRY(const std::string text, rt::read_text_file(flags.text, max_text_bytes));
+  ModelOptions model_options;
+  model_options.path = flags.model;
+  R1_TRY(const auto model, Model::open(model_options));
+  R1_TRY(const auto tokenizer, model->tokenizer());
+  eval::WindowOptions cut;
+  cut.window_tokens = flags.context_tokens;
+  cut.max_windows = flags.max_windows;
+  cut.special = SpecialTokens::parsed;  // a dialogue's turns are what a chat model is to be good at
+  R1_TRY(const eval::Windows windows, eval::make_windows(*tokenizer, text, cut, flags.text));
+
+  eval::CollectOptions options;
+  options.n_threads = flags.n_threads;
+  options.state_path = flags.out + ".state";
+  options.stop = stop;
+  const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  const auto start = std::chrono::steady_clock::now();
+  auto shown = start;
+  options.on_progress = [&](std::uint64_t n_done, std::uint64_t n_windows) {
+    const auto now = std::chrono::steady_clock::now();
+    if (n_done < n_windows && now - shown < std::chrono::milliseconds(terminal ? 200 : 5000)) return;
+    shown = now;
+    fmt::print(stderr, "{}{} of {} windows of {} tokens, {:.0f} s{}", terminal ? "\r\x1b[K" : "", n_done, n_windows,
+               windows.longest(), std::chrono::duration<double>(now - start).count(),
+               terminal && n_done < n_windows ? "" : "\n");
+    std::fflush(stderr);
+  };
+  R1_TRY(const rt::Imatrix imatrix, eval::collect_imatrix(model, windows, options));
+  R1_CHECK(imatrix.save(flags.out));
+  std::error_code ec;
+  std::filesystem::remove(options.state_path, ec);
+
+  const rt::ExpertCoverage coverage = eval::expert_coverage_of(*model, imatrix);
+  if (flags.json) {
+    fmt::print("{}\n", nlohmann::ordered_json{{"tokens", imatrix.n_tokens},
+                                              {"experts", coverage.n_experts},
+                                              {"experts_few", coverage.n_few},
+                                              {"experts_none", coverage.n_none},
+                                              {"fingerprint", imatrix.fingerprint()}}
+                           .dump(2));
+    return {};
+  }
+  fmt::print("{}: {} tokens{}\n", flags.out, imatrix.n_tokens, coverage_text(coverage));
+  return {};
+}
+
+Result<void> merge(const std::vector<std::string>& inputs, const std::string& out) {
+  R1_TRY(rt::Imatrix first, rt::Imatrix::load(inputs[0]));
+  rt::Imatrix sum = first;
+  for (rt::ImatrixInput& input : sum.inputs) {
+    std::fill(input.squares.begin(), input.squares.end(), 0.0);
+    std::fill(input.tokens.begin(), input.tokens.end(), 0u);
+  }
+  sum.n_tokens = 0;
+  sum.work.clear();
+  for (const std::string& path : inputs) {
+    R1_TRY(const rt::Imatrix imatrix, rt::Imatrix::load(path));
+    R1_CHECK(sum.add(imatrix, path));
+  }
+  R1_CHECK(sum.save(out));
+  fmt::print("{}: {} tokens of {} files\n", out, sum.n_tokens, inputs.size());
+  return {};
+}
+
+int main_merge(int argc, char** argv) {
+  std::string out;
+  std::vector<std::string> inputs;
+  CLI::App app{"Adds importance matrices of one model, made of different texts.", "r1-quantize imatrix merge"};
+  app.add_option("out", out, "File to write")->required();
+  app.add_option("in", inputs, "Files that r1-quantize imatrix wrote")->required()->expected(1, 1 << 20);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    return wrong_usage(e.what());
+  }
+  return exit_code(merge(inputs, out));
+}
+
+}  // namespace
+
+int main_imatrix(int argc, char** argv, const std::atomic<bool>* stop) {
+  if (argc > 1 && std::string_view(argv[1]) == "merge") return main_merge(argc - 1, argv + 1);
+  Flags flags;
+  CLI::App app{
+      "Measures, on a text, how large the values are that each column of each matrix is multiplied with;\n"
+      "r1-quantize --imatrix then spends its bits where they count. Interrupted, it goes on when the same\n"
+      "command is given again. Its text should be like what the model is for, and no text it is judged by.\n\n"
+      "  r1-quantize imatrix MODEL OUT --text FILE\n"
+      "  r1-quantize imatrix merge OUT IN IN ...      add those of several texts",
+      "r1-quantize imatrix"};
+  app.add_option("model", flags.model, "Model directory: the best of it that fits this machine")->required();
+  app.add_option("out", flags.out, "File to write")->required();
+  app.add_option("--text", flags.text, "UTF-8 text; special tokens in it are special tokens")->required();
+  app.add_option("--context", flags.context_tokens, "Tokens of a window")
+      ->capture_default_str()
+      ->check(CLI::Range(eval::min_window_tokens, 1u << 20));
+  app.add_option("--windows", flags.max_windows, "No more windows than this; 0: all")->capture_default_str();
+  app.add_option("--threads", flags.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 1024));
+  app.add_flag("--json", flags.json, "Print the summary as JSON");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    return wrong_usage(e.what());
+  }
+  return exit_code(collect(flags, stop));
+}
+
+}  // namespace r1::convert
