@@ -4,6 +4,9 @@
 // the code is one whose low 6 − step(t−1) bits are σ, and it leaves state code >> step(t). The path minimises Σ w (x −
 // s·c)². Divided by s² and without the constant Σ w x²/s², a weight costs c·(w·c − 2·w·x/s): two fused multiply-adds.
 //
+// Where the steps of neighbours are wide (t3_5, t4, t5), several codes lead from one state to the same other one. The
+// cheapest of each such bundle does not depend on the path: it is found once and serves both passes.
+//
 // Lanes are scale candidates. Every lane does the same operations in the same order, so a one-lane instantiation gives
 // the same bits; the tests hold the two against each other.
 #pragma once
@@ -68,6 +71,7 @@ struct TrellisShape {
   static constexpr int n_groups = static_cast<int>(block_k) / GroupWeights;
   static constexpr int step(int t) { return t & 1 ? StepOdd : StepEven; }  // GroupWeights is even: t may wrap
   static constexpr int n_states_after(int t) { return 1 << (6 - step(t)); }
+  static constexpr bool has_bundles = StepEven + StepOdd > 6;  // several codes from one state to another
   static constexpr int max_states = 1 << (6 - (StepEven < StepOdd ? StepEven : StepOdd));
   // Weights on either side of the boundary that decide its state in the first pass. The memory of the trellis is at
   // most three weights; eight give the same RMSE as the whole group to four digits (measured on t2, Gauss: .2778 both).
@@ -127,6 +131,14 @@ class TrellisSearch {
   template <int Parity>
   void forward_at(int g, int t, const Costs& before, Costs& after) const {
     constexpr int k = Shape::step(Parity), n_before = Shape::n_states_after(Parity + 1);
+    if constexpr (Shape::has_bundles) {
+      constexpr int n_after = Shape::n_states_after(Parity);
+      for (int s = 0; s < n_after; ++s) {
+        after[at(s)] =
+            cheapest<n_before>([&](int j) { return add(bundle_[at(t)][at(j * n_after + s)], before[at(j)]); });
+      }
+      return;
+    }
     const int i = g * Shape::group_weights + t;
     const Lanes w = Lanes::broadcast(weight_[i]), slope = slope_[i];
     for (int s = 0; s < Shape::n_states_after(Parity); ++s) {
@@ -140,6 +152,14 @@ class TrellisSearch {
   template <int Parity>
   void backward_at(int g, int t, const Costs& after, Costs& before) const {
     constexpr int k = Shape::step(Parity), n_before = Shape::n_states_after(Parity + 1);
+    if constexpr (Shape::has_bundles) {
+      constexpr int n_after = Shape::n_states_after(Parity);
+      for (int s = 0; s < n_before; ++s) {
+        before[at(s)] =
+            cheapest<n_after>([&](int j) { return add(bundle_[at(t)][at(s * n_after + j)], after[at(j)]); });
+      }
+      return;
+    }
     const int i = g * Shape::group_weights + t;
     const Lanes w = Lanes::broadcast(weight_[i]), slope = slope_[i];
     for (int s = 0; s < n_before; ++s) {
@@ -150,9 +170,28 @@ class TrellisSearch {
     }
   }
 
+  // bundle_[t]: the cheapest code from each state before weight t to each behind it.
+  void find_bundles(int g, int t) { t & 1 ? find_bundles_at<1>(g, t) : find_bundles_at<0>(g, t); }
+  template <int Parity>
+  void find_bundles_at(int g, int t) {
+    constexpr int k = Shape::step(Parity), before_bits = 6 - Shape::step(Parity + 1);
+    constexpr int n_before = 1 << before_bits, n_after = Shape::n_states_after(Parity);
+    const int i = g * Shape::group_weights + t;
+    const Lanes w = Lanes::broadcast(weight_[i]), slope = slope_[i];
+    for (int b = 0; b < n_before; ++b) {
+      for (int s = 0; s < n_after; ++s) {
+        bundle_[at(t)][at(b * n_after + s)] = cheapest<(1 << k) / n_before>([&](int j) {
+          const int code = s << k | j << before_bits | b;
+          return mul(values_[code], fma(w, values_[code], slope));
+        });
+      }
+    }
+  }
+
   // The least of n costs. Four chains of minima, because one would wait for its own latency; the least is the same.
   template <int N, class Cost>
   static Lanes cheapest(const Cost& cost) {
+    if constexpr (N == 2) return min(cost(0), cost(1));
     Lanes least[4] = {cost(0), cost(1), cost(2), cost(3)};
 #pragma GCC unroll 32
     for (int j = 4; j < N; ++j) least[j & 3] = min(cost(j), least[j & 3]);
@@ -177,7 +216,8 @@ class TrellisSearch {
     for (int j = 0; j < 1 << k; ++j) {
       const int code = state << k | j;
       const float c = value_[code];
-      const float cost = std::fma(c, std::fma(weight_[i], c, slope), lane_of(before[at(code & mask)], lane));
+      const float slope_there = std::fma(weight_[i], c, slope), cost_before = lane_of(before[at(code & mask)], lane);
+      const float cost = Shape::has_bundles ? c * slope_there + cost_before : std::fma(c, slope_there, cost_before);
       if (best_code < 0 || cost < best) {
         best = cost;
         best_code = code;
@@ -194,6 +234,9 @@ class TrellisSearch {
   // state there. Pass 2 goes once around from that state and back to it. Returns the cost of pass 2.
   Lanes search_group(int g) {
     constexpr int n = Shape::group_weights, c = Shape::context;
+    if constexpr (Shape::has_bundles) {
+      for (int t = 0; t < n; ++t) find_bundles(g, t);
+    }
     Costs ends[2], heads[2];
     ends[0].fill(Lanes::broadcast(0));
     heads[0].fill(Lanes::broadcast(0));
@@ -217,6 +260,8 @@ class TrellisSearch {
     return Lanes::load(cost);
   }
 
+  // (before, behind) pairs of states: 2^(12 − two neighbours' steps); none are kept where each has one code at most.
+  static constexpr int n_bundles = Shape::has_bundles ? 1 << (12 - Shape::step(0) - Shape::step(1)) : 1;
   static constexpr int n_boundary_states = Shape::n_states_after(Shape::group_weights - 1);
   static constexpr float unreachable = 1e30f;
 
@@ -224,6 +269,7 @@ class TrellisSearch {
   float value_[64];
   float weight_[block_k];
   Lanes slope_[block_k];
+  std::array<std::array<Lanes, n_bundles>, Shape::group_weights> bundle_;
   Costs costs_[Shape::n_groups][Shape::group_weights + 1];
   std::uint8_t boundary_[Shape::n_groups][Lanes::n];
 };
