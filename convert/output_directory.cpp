@@ -23,11 +23,15 @@ constexpr std::array copied_files = {"tokenizer.json",      "tokenizer_config.js
                                      "chat_template.jinja", "special_tokens_map.json", "LICENSE"};
 constexpr std::uint64_t max_copied_bytes = 1 << 30;
 
+constexpr const char* errors_file = "errors.json";
+
 bool is_ours(const std::string& file_name) {
   std::string name = file_name;
   if (const std::string partial = ".partial"; name.size() > partial.size() && name.ends_with(partial))
     name.resize(name.size() - partial.size());
-  if (name == "config.json" || name == "model.safetensors.index.json" || name == "common.safetensors") return true;
+  if (name == "config.json" || name == "model.safetensors.index.json" || name == "common.safetensors" ||
+      name == errors_file)
+    return true;
   if (name.starts_with("experts-") && name.ends_with(".safetensors")) return true;
   return std::find(copied_files.begin(), copied_files.end(), name) != copied_files.end();
 }
@@ -98,6 +102,20 @@ Result<void> copy_companions(const std::string& source, const std::string& direc
     R1_CHECK(write_text(directory, name, *text));
   }
   return {};
+}
+
+nlohmann::json read_errors(const std::string& directory, const std::string& fingerprint) {
+  const auto text = rt::read_text_file(directory + "/" + errors_file, max_copied_bytes);
+  if (!text) return nlohmann::json::object();
+  const auto json = rt::parse_json(*text, directory);
+  const bool sound = json && json->is_object() && json->contains("fingerprint") &&
+                     (*json)["fingerprint"] == fingerprint && json->contains("errors") && (*json)["errors"].is_object();
+  return sound ? (*json)["errors"] : nlohmann::json::object();
+}
+
+Result<void> write_errors(const nlohmann::json& errors, const std::string& directory, const std::string& fingerprint) {
+  const nlohmann::json json = {{"fingerprint", fingerprint}, {"errors", errors}};
+  return write_text(directory, errors_file, json.dump(1) + "\n");
 }
 
 Result<void> write_config_and_index(const nlohmann::ordered_json& source_config, const nlohmann::ordered_json& origin,

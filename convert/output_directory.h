@@ -17,6 +17,12 @@ namespace r1::convert {
 // Tokenizer and generation settings, byte for byte, where `source` has them.
 [[nodiscard]] Result<void> copy_companions(const std::string& source, const std::string& directory);
 
+// errors.json: each tensor's error as far as it is known, by name. Read back it is empty if absent, damaged, or of
+// another conversion.
+[[nodiscard]] nlohmann::json read_errors(const std::string& directory, const std::string& fingerprint);
+[[nodiscard]] Result<void> write_errors(const nlohmann::json& errors, const std::string& directory,
+                                        const std::string& fingerprint);
+
 // config.json = source_config with our quantization_config, which ends with what `origin` says about where the weights
 // come from; then the index, last: a directory without one is not a model yet.
 [[nodiscard]] Result<void> write_config_and_index(const nlohmann::ordered_json& source_config,

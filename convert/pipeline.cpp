@@ -99,20 +99,24 @@ bool all_finite(const std::vector<float>& rows) {
 class ShardConversion {
  public:
   ShardConversion(const Checkpoint& checkpoint, const ConvertOptions& options, int n_threads, rt::ShardWriter& writer,
-                  const rt::Importance* importance, Progress& progress, ConvertReport& report)
+                  const rt::Importance* importance, std::function<Result<void>()> before_finish, Progress& progress,
+                  ConvertReport& report)
       : checkpoint_(checkpoint),
         options_(options),
         n_threads_(n_threads),
         writer_(writer),
         importance_(importance),
+        before_finish_(std::move(before_finish)),
         progress_(progress),
         report_(report) {}
 
   Result<void> run() {
     R1_CHECK(collect());
     R1_CHECK(for_each(works_.size(), [&](std::size_t i) { return prepare(works_[i]); }));
-    R1_CHECK(for_each(units_.size(), [&](std::size_t i) { return encode(units_[i]); }));
+    R1_CHECK(for_each(units_.size(), [&](std::size_t i) { return encode(i); }));
+    R1_CHECK(judge());
     R1_CHECK(for_each(writer_.blobs().size(), [&](std::size_t i) { return writer_.finish_pieces(i); }));
+    R1_CHECK(before_finish_());
     return writer_.finish();
   }
 
@@ -140,6 +144,7 @@ class ShardConversion {
         works_.push_back(std::move(work));
       }
     }
+    unit_errors_.resize(units_.size());
     return {};
   }
 
@@ -165,7 +170,8 @@ class ShardConversion {
     return writer_.write_piece(work.blob, work.offset_bytes, std::as_bytes(std::span(work.encoding.s4_table)));
   }
 
-  Result<void> encode(const Unit& unit) {
+  Result<void> encode(std::size_t unit_index) {
+    const Unit& unit = units_[unit_index];
     PartWork& work = works_[unit.work];
     const quant::BlobLayout& layout = work.encoding.layout;
     const std::uint32_t row_begin = unit.panel_begin * quant::panel_rows;
@@ -199,7 +205,37 @@ class ShardConversion {
           std::as_bytes(std::span(row_scales))));
     }
     reader.release(row_begin, row_end);
+    unit_errors_[unit_index] = error;
     report_unit(work, rows.size(), unit.panel_end == layout.n_panels, error);
+    return {};
+  }
+
+  // Errors of whole tensors, added up in order: the same figures for any number of threads.
+  Result<void> judge() {
+    std::vector<quant::EncodeError> sums(works_.size());
+    for (std::size_t i = 0; i < units_.size(); ++i) {
+      sums[units_[i].work].error += unit_errors_[i].error;
+      sums[units_[i].work].signal += unit_errors_[i].signal;
+    }
+    for (std::size_t i = 0; i < works_.size(); ++i) {
+      const PartWork& work = works_[i];
+      const rt::BlobSpec& spec = spec_of(work);
+      const bool is_half = spec.rule == rt::PartRule::k_b || spec.rule == rt::PartRule::v_b;
+      TensorError tensor;
+      tensor.name = is_half ? fmt::format("{}, head {}", spec.name, work.part) : work.matrix->source;
+      tensor.format = work.encoding.format;
+      tensor.error = sums[i].signal > 0 ? std::sqrt(sums[i].error / sums[i].signal) : 0;
+      const double expected = quant::expected_error(tensor.format);
+      tensor.is_suspicious = !(tensor.error <= 2 * expected);
+      if (tensor.is_suspicious && options_.strict) {
+        return Error{ErrorCode::numeric,
+                     fmt::format("relative error {:.4f} at {}, which costs {:.4f} on ordinary weights: the tensor is "
+                                 "damaged or wants a larger format (--strict)",
+                                 tensor.error, quant::info(tensor.format).name, expected),
+                     fmt::format("{}: tensor {}", work.source.shard->path(), tensor.name)};
+      }
+      report_.tensors.push_back(std::move(tensor));
+    }
     return {};
   }
 
@@ -228,10 +264,12 @@ class ShardConversion {
   int n_threads_;
   rt::ShardWriter& writer_;
   const rt::Importance* importance_;
+  std::function<Result<void>()> before_finish_;
   Progress& progress_;
   ConvertReport& report_;
   std::vector<PartWork> works_;
   std::vector<Unit> units_;
+  std::vector<quant::EncodeError> unit_errors_;  // of each unit
   std::mutex mutex_;
   std::chrono::steady_clock::time_point last_progress_{};
 };
@@ -321,12 +359,18 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   }
   R1_CHECK(check_free_space(directory, needed_bytes));
 
+  // Stored before a shard gets its name: what is known of a shard that a rerun keeps is then in the file.
+  nlohmann::json errors = read_errors(directory, plan.fingerprint);
+  const auto store_errors = [&]() -> Result<void> {
+    for (const TensorError& tensor : report.tensors) errors[tensor.name] = std::round(tensor.error * 1e6) / 1e6;
+    return write_errors(errors, directory, plan.fingerprint);
+  };
   for (const ShardPlan* shard : todo) {
     progress.shard = shard->name;
     R1_TRY(const auto writer, rt::ShardWriter::create(directory + "/" + shard->name, shard->blobs, plan.fingerprint));
-    R1_CHECK(
-        ShardConversion(checkpoint, options, n_threads, *writer, importance ? &*importance : nullptr, progress, report)
-            .run());
+    R1_CHECK(ShardConversion(checkpoint, options, n_threads, *writer, importance ? &*importance : nullptr, store_errors,
+                             progress, report)
+                 .run());
     ++report.n_shards_written;
   }
   if (options.on_progress) options.on_progress(progress);

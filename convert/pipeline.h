@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "convert/checkpoint.h"
 #include "convert/plan.h"
@@ -29,10 +30,20 @@ struct ConvertOptions {
   std::function<void(const Progress&)> on_progress;  // one thread at a time, a few times a second
   const rt::Imatrix* imatrix = nullptr;              // what the search weighs columns with; null: all alike
   std::string imatrix_path;                          // names it in errors
+  bool strict = false;                               // a tensor's error far above its format's ends the conversion
   const std::atomic<bool>* stop = nullptr;           // set it to end with `cancelled`, finished shards kept
 };
 
+// The error of one matrix: sqrt(Σ importance (x − decoded)² / Σ importance x²).
+struct TensorError {
+  std::string name;  // the checkpoint's; a blob's name and head for halves of kv_b_proj
+  quant::Format format = quant::Format::f32;
+  double error = 0;
+  bool is_suspicious = false;  // more than twice what its format costs on Gaussian weights
+};
+
 struct ConvertReport {
+  std::vector<TensorError> tensors;                          // of what this run encoded, in file order
   std::map<std::string, quant::EncodeError> error_by_class;  // of what this run encoded
   int n_shards_written = 0, n_shards_kept = 0;
   std::uint64_t source_bytes = 0;  // read in this run

@@ -132,7 +132,7 @@ nlohmann::ordered_json plan_json(const ConversionPlan& plan, double seconds, int
 struct Options {
   std::string source, out, recipe, imatrix, ram = "8GiB";
   int n_threads = 0;
-  bool plan_only = false, json = false;
+  bool plan_only = false, json = false, strict = false;
 
   [[nodiscard]] int threads() const { return n_threads > 0 ? n_threads : omp_get_num_procs(); }
 };
@@ -199,12 +199,19 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   convert_options.on_progress = [&](const convert::Progress& progress) { line.show(progress); };
   convert_options.imatrix = used_imatrix;
   convert_options.imatrix_path = options.imatrix;
+  convert_options.strict = options.strict;
   convert_options.stop = &stop_requested;
   const auto start = std::chrono::steady_clock::now();
   const auto report = convert::convert(checkpoint, plan, options.out, convert_options);
   line.finish();
   if (!report) return report.error();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+
+  for (const convert::TensorError& tensor : report->tensors) {
+    if (!tensor.is_suspicious) continue;
+    fmt::print(stderr, "{}: relative error {:.4f} at {}, more than twice what it costs on ordinary weights\n",
+               tensor.name, tensor.error, quant::info(tensor.format).name);
+  }
 
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
@@ -216,6 +223,10 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
     json["peak_rss_bytes"] = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
     json["shards_written"] = report->n_shards_written;
     json["shards_kept"] = report->n_shards_kept;
+    for (const convert::TensorError& tensor : report->tensors) {
+      json["tensors"].push_back(
+          {{"name", tensor.name}, {"format", quant::info(tensor.format).name}, {"error", tensor.error}});
+    }
     fmt::print("{}\n", json.dump(2));
     return {};
   }
@@ -277,6 +288,7 @@ int main_convert(int argc, char** argv) {
   app.add_option("--threads", options.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
   app.add_option("--ram", options.ram, "Memory limit, e.g. 8GiB or 512MiB")->capture_default_str();
   app.add_flag("--plan", options.plan_only, "Show what would be written, and stop");
+  app.add_flag("--strict", options.strict, "Fail where a tensor's error is far above what its format costs");
   app.add_flag("--json", options.json, "Print the summary as JSON");
   try {
     app.parse(argc, argv);

@@ -173,6 +173,33 @@ EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t pan
 
 }  // namespace
 
+float expected_error(Format format) {
+  switch (format) {
+    case Format::t2:
+      return 0.280f;
+    case Format::t2_5:
+      return 0.205f;
+    case Format::t3:
+      return 0.143f;
+    case Format::t3_5:
+      return 0.104f;
+    case Format::t4:
+    case Format::t4h:
+      return 0.071f;
+    case Format::t5:
+      return 0.037f;
+    case Format::nl6:
+      return 0.021f;
+    case Format::w8:
+      return 0.007f;
+    case Format::bf16:
+      return 0.002f;
+    case Format::f32:
+      break;
+  }
+  return 0;
+}
+
 std::uint32_t n_sample_rows(std::uint32_t rows) {
   return std::min(rows, max_sample_rows);
 }

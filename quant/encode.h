@@ -35,6 +35,9 @@ struct EncodeError {
   double error = 0, signal = 0;
 };
 
+// sqrt(error / signal) on Gaussian weights; heavier tails cost up to half as much again.
+[[nodiscard]] float expected_error(Format format);
+
 // Encodes panel `panel` of the tensor.
 //   x           [n_rows, k] f32, n_rows = min(16, rows − 16 · panel)
 //   panel_out   layout.panel_bytes (packed formats), or n_rows · k · element size (bf16, f32)

@@ -187,3 +187,46 @@ TEST_CASE("finished shards are kept, those of another recipe or source are not")
   write_raw(scratch / "in/model.safetensors", tensors);
   CHECK(convert_to(scratch / "in", scratch / "out", "r2.5").n_shards_kept == 0);
 }
+
+TEST_CASE("a tensor that its format cannot hold is named, and fatal where asked") {
+  const ScratchDirectory scratch;
+  copy_golden("qwen2", scratch / "in");
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  for (const auto& [file, bytes] : read_directory(scratch / "in")) {
+    if (!file.ends_with(".safetensors") || file.rfind("golden", 0) == 0) continue;
+    RawTensors tensors = read_raw(scratch / ("in/" + file));
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) continue;
+    // In each block a one takes the scale, and all else rounds to zero.
+    const bool wide = found->second.dtype == "F32";
+    const std::size_t size = wide ? 4 : 2;
+    for (std::size_t i = 0; i < found->second.bytes.size() / size; ++i) {
+      const float value = i % 32 == 0 ? 1.0f : 0.0035f;
+      const std::uint16_t narrow = quant::f32_to_bf16(value);
+      std::memcpy(found->second.bytes.data() + size * i, wide ? static_cast<const void*>(&value) : &narrow, size);
+    }
+    write_raw(scratch / ("in/" + file), tensors);
+  }
+  const auto checkpoint = convert::Checkpoint::open(scratch / "in");
+  REQUIRE(checkpoint.ok());
+  const auto plan = convert::plan_conversion(*checkpoint, *quant::find_recipe("w8"));
+  REQUIRE(plan.ok());
+  convert::ConvertOptions options;
+  options.n_threads = 2;
+  options.strict = true;
+  const auto refused = convert::convert(*checkpoint, *plan, scratch / "out", options);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == ErrorCode::numeric);
+  CHECK(refused.error().text().find("tensor " + name) != std::string::npos);
+  options.strict = false;
+  const auto report = convert::convert(*checkpoint, *plan, scratch / "out", options);
+  REQUIRE(report.ok());
+  for (const convert::TensorError& tensor : report->tensors) CHECK(tensor.is_suspicious == (tensor.name == name));
+  const std::string stored = read_file(scratch / "out/errors.json");
+  const auto errors = nlohmann::json::parse(stored)["errors"];
+  CHECK(errors.size() == report->tensors.size());
+  CHECK(errors[name].get<double>() > 0.014);
+  // A rerun keeps all shards, and what is known of them.
+  REQUIRE(convert::convert(*checkpoint, *plan, scratch / "out", options).ok());
+  CHECK(read_file(scratch / "out/errors.json") == stored);
+}
