@@ -1,5 +1,6 @@
+#include <cstdint>
 #include <cstdlib>
-#include <cstring>
+#include <new>
 #include <utility>
 
 #include "simd/kernels.h"
@@ -50,18 +51,25 @@ std::size_t ActivationBuffer::bytes(std::uint32_t max_tokens, std::uint32_t max_
 ActivationBuffer::ActivationBuffer(std::uint32_t max_tokens, std::uint32_t max_k)
     : max_tokens_(max_tokens), max_k_(max_k) {
   const std::size_t n = bytes(max_tokens, max_k);
-  storage_ = static_cast<std::byte*>(std::aligned_alloc(alignment, n));
-  if (storage_ != nullptr) std::memset(storage_, 0, n);
+  // Zeroed pages that are committed when they are touched: most batches are smaller than the largest.
+  allocated_ = std::calloc(1, n + alignment);
+  if (allocated_ == nullptr) throw std::bad_alloc();
+  const auto at = reinterpret_cast<std::uintptr_t>(allocated_);
+  storage_ = reinterpret_cast<std::byte*>(round_up(at, alignment));
 }
 
 ActivationBuffer::~ActivationBuffer() {
-  std::free(storage_);
+  std::free(allocated_);
 }
 
 ActivationBuffer::ActivationBuffer(ActivationBuffer&& other) noexcept
-    : storage_(std::exchange(other.storage_, nullptr)), max_tokens_(other.max_tokens_), max_k_(other.max_k_) {}
+    : allocated_(std::exchange(other.allocated_, nullptr)),
+      storage_(std::exchange(other.storage_, nullptr)),
+      max_tokens_(other.max_tokens_),
+      max_k_(other.max_k_) {}
 
 ActivationBuffer& ActivationBuffer::operator=(ActivationBuffer&& other) noexcept {
+  std::swap(allocated_, other.allocated_);
   std::swap(storage_, other.storage_);
   std::swap(max_tokens_, other.max_tokens_);
   std::swap(max_k_, other.max_k_);
@@ -69,7 +77,7 @@ ActivationBuffer& ActivationBuffer::operator=(ActivationBuffer&& other) noexcept
 }
 
 Activations ActivationBuffer::view(std::uint32_t n_tokens, std::uint32_t k) const {
-  const Layout at(n_tokens, padded(k));
+  const Layout at(max_tokens_, padded(k));  // the same for all batches: what no product reads is never committed
   Activations view;
   view.n_tokens = n_tokens;
   view.k = k;

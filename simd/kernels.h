@@ -71,6 +71,7 @@ class ActivationBuffer {
   [[nodiscard]] static std::size_t bytes(std::uint32_t max_tokens, std::uint32_t max_k);
 
  private:
+  void* allocated_ = nullptr;
   std::byte* storage_ = nullptr;
   std::uint32_t max_tokens_ = 0, max_k_ = 0;
 };

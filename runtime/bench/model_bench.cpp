@@ -223,7 +223,7 @@ class Bench {
     step(fmt::format("prefill of {} tokens", prompt));
     R1_TRY(Session s, session(n_threads, prompt));
     numa::ThreadTeam& team = s.impl().team;
-    R1_CHECK(s.append(tokens_.next(std::min(prompt, s.impl().options.batch_tokens))));
+    R1_CHECK(s.append(tokens_.next(std::min(prompt, *s.impl().options.batch_tokens))));
 
     std::unique_ptr<rt::Profile> profile;
     if (options_.profile) {
@@ -249,7 +249,7 @@ class Bench {
     result.phase = "prefill";
     result.prompt_tokens = prompt;
     result.n_threads = team.size();
-    summarize(rounds, prefill_bytes(*model_, prompt, s.impl().options.batch_tokens) / prompt,
+    summarize(rounds, prefill_bytes(*model_, prompt, *s.impl().options.batch_tokens) / prompt,
               prefill_multiply_adds(*model_, prompt) / prompt, result);
     if (profile != nullptr) result.profile = shares_of(*profile, wall_ns);
     results_.push_back(std::move(result));

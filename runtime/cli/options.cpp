@@ -120,7 +120,8 @@ void SessionFlags::add_to(CLI::App& app) {
       ->check(CLI::Range(1u, 1u << 30).description(""))
       ->group("Machine");
   add_threads_option(app, n_threads);
-  app.add_option("--batch", batch_tokens, "Tokens of a prompt that are computed together [64]")
+  app.add_option("--batch", batch_tokens,
+                 "Tokens of a prompt that are computed together [2048, or what the memory allows]")
       ->type_name("N")
       ->check(CLI::Range(1u, 4096u).description(""))
       ->group("Machine");

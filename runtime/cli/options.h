@@ -31,7 +31,8 @@ struct ModelFlags {
 [[nodiscard]] Tuning stored_tuning(const std::string& model_path);
 
 struct SessionFlags {
-  std::uint32_t context_tokens = 0, batch_tokens = 64;
+  std::uint32_t context_tokens = 0;
+  std::optional<std::uint32_t> batch_tokens;
   int n_threads = 0;
   std::string kv_type = "f16";
   void add_to(CLI::App& app);

@@ -15,9 +15,9 @@ Result<void> check(std::span<Session* const> sessions, std::span<const Token> to
     return wrong(fmt::format("{} tokens for {} sessions", tokens.size(), sessions.size()));
   }
   const Session::Impl& host = sessions.front()->impl();
-  if (sessions.size() > host.options.batch_tokens) {
+  if (sessions.size() > *host.options.batch_tokens) {
     return wrong(fmt::format("{} sessions, but the first has room for {} (batch_tokens)", sessions.size(),
-                             host.options.batch_tokens));
+                             *host.options.batch_tokens));
   }
   for (std::size_t i = 0; i < sessions.size(); ++i) {
     const Session::Impl& s = sessions[i]->impl();

@@ -55,9 +55,10 @@ constexpr std::uint32_t max_batch_tokens = 4096;
 Result<void> check_options(const SessionOptions& options) {
   R1_CHECK(rt::check_n_threads(options.n_threads));
   R1_CHECK(rt::check_n_threads(options.prefill_threads));
-  if (options.batch_tokens < 1 || options.batch_tokens > max_batch_tokens) {
+  if (options.batch_tokens && (*options.batch_tokens < 1 || *options.batch_tokens > max_batch_tokens)) {
     return Error{ErrorCode::invalid_argument,
-                 fmt::format("{} tokens a batch: give 1 … {}", options.batch_tokens, max_batch_tokens), "batch_tokens"};
+                 fmt::format("{} tokens a batch: give 1 … {}", *options.batch_tokens, max_batch_tokens),
+                 "batch_tokens"};
   }
   return {};
 }
@@ -75,10 +76,10 @@ Session::Impl::Impl(std::shared_ptr<const Model> model_opened, const SessionOpti
                        : std::make_unique<numa::ThreadTeam>(
                              numa::TeamOptions{.n_threads = session_options.prefill_threads, .pin = true})),
       kv(kv_shape, context),
-      scratch(model->impl().file->config(), session_options.batch_tokens, 1, context,
+      scratch(model->impl().file->config(), *session_options.batch_tokens, 1, context,
               prefill_team == nullptr ? team.size() : std::max(team.size(), prefill_team->size())) {
   tokens.reserve(context);
-  slots.reserve(session_options.batch_tokens);
+  slots.reserve(*session_options.batch_tokens);
 }
 
 std::span<const float> Session::Impl::last_logits() const {
@@ -135,15 +136,28 @@ Result<Session> Session::create(std::shared_ptr<const Model> model, const Sessio
   R1_CHECK(check_options(options));
   const rt::ModelConfig& config = model->impl().file->config();
   const rt::KvShape shape = rt::kv_shape(config, rt::kv_type_of(options.kv_type), false);
-  R1_TRY(const std::uint32_t context, rt::plan_context(shape, options.context_tokens, config.max_position_embeddings,
-                                                       numa::read_topology().memory_available_bytes));
+  const numa::Topology topology = numa::read_topology();
+  const std::uint64_t memory = topology.memory_available_bytes;
+  R1_TRY(std::uint32_t context,
+         rt::plan_context(shape, options.context_tokens, config.max_position_embeddings, memory));
+  // A context that was asked for comes first, then the batch; else the context gets what the batch leaves.
+  const std::uint64_t kv_tokens = options.context_tokens > 0 ? context : rt::kv_page_tokens;
+  const std::uint64_t kv_bytes = std::min(memory, kv_tokens * shape.bytes_per_token());
+  const int n_threads =
+      std::max(options.n_threads == 0 ? topology.n_cores : options.n_threads, options.prefill_threads);
+  SessionOptions planned = options;
+  R1_TRY(planned.batch_tokens, rt::plan_batch(config, options.batch_tokens, context, n_threads, memory - kv_bytes));
+  if (options.context_tokens == 0) {
+    const std::uint64_t rest = memory - rt::batch_bytes(config, *planned.batch_tokens, n_threads);
+    R1_TRY(context, rt::plan_context(shape, 0, config.max_position_embeddings, rest));
+  }
   try {
-    return Session(std::make_unique<Impl>(std::move(model), options, shape, context));
+    return Session(std::make_unique<Impl>(std::move(model), planned, shape, context));
   } catch (const std::bad_alloc&) {
-    return Error{
-        ErrorCode::out_of_memory,
-        fmt::format("no memory for the buffers of batches of {} tokens: ask for smaller batches", options.batch_tokens),
-        "session"};
+    return Error{ErrorCode::out_of_memory,
+                 fmt::format("no memory for the buffers of batches of {} tokens: ask for smaller batches",
+                             *planned.batch_tokens),
+                 "session"};
   } catch (const std::exception& e) {  // the operating system refuses threads
     return Error{ErrorCode::io, e.what(), "session"};
   }
@@ -155,7 +169,7 @@ Result<void> Session::append(std::span<const Token> tokens) {
   R1_CHECK(s.check_append(tokens));
   return s.guarded([&]() -> Result<void> {
     while (!tokens.empty()) {
-      const std::size_t n = std::min<std::size_t>(s.options.batch_tokens, tokens.size());
+      const std::size_t n = std::min<std::size_t>(*s.options.batch_tokens, tokens.size());
       R1_CHECK(s.append_batch(tokens.first(n), n == tokens.size() ? 1 : 0));
       tokens = tokens.subspan(n);
     }
@@ -165,15 +179,15 @@ Result<void> Session::append(std::span<const Token> tokens) {
 
 Result<std::span<const float>> Session::append_for_logits(std::span<const Token> tokens) {
   Impl& s = *impl_;
-  if (tokens.empty() || tokens.size() > s.options.batch_tokens) {
+  if (tokens.empty() || tokens.size() > *s.options.batch_tokens) {
     return Error{
         ErrorCode::invalid_argument,
-        fmt::format("{} tokens in one step: give 1 … {} (batch_tokens)", tokens.size(), s.options.batch_tokens),
+        fmt::format("{} tokens in one step: give 1 … {} (batch_tokens)", tokens.size(), *s.options.batch_tokens),
         "session"};
   }
   R1_CHECK(s.check_append(tokens));
   R1_CHECK(s.guarded([&]() -> Result<void> {
-    s.reserve_logits(s.options.batch_tokens);
+    s.reserve_logits(*s.options.batch_tokens);
     return s.append_batch(tokens, static_cast<std::uint32_t>(tokens.size()));
   }));
   return std::span<const float>(s.scratch.logits.data(), tokens.size() * s.model->info().vocab_size);

@@ -103,7 +103,8 @@ class Asker {
     }
     n_together_ = std::max<std::size_t>(1, std::min<std::size_t>(options_.n_together, waiting_.size()));
     session_options_ = options_.session;
-    session_options_.batch_tokens = std::max(session_options_.batch_tokens, static_cast<std::uint32_t>(n_together_));
+    session_options_.batch_tokens =
+        std::max(session_options_.batch_tokens.value_or(512), static_cast<std::uint32_t>(n_together_));
     if (session_options_.context_tokens == 0) {
       session_options_.context_tokens = static_cast<std::uint32_t>(
           std::min<std::size_t>(longest + options_.max_tokens, model_->info().max_context_tokens));

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <span>
@@ -15,14 +17,31 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(std::size_t n) : size_(n) {
     if (n == 0) return;
-    if (n > static_cast<std::size_t>(-1) / sizeof(T)) throw std::bad_alloc();
+    if (n > static_cast<std::size_t>(-1) / sizeof(T) - lazy_bytes) throw std::bad_alloc();
+    if (n * sizeof(T) >= lazy_bytes) {
+      lazy_ = std::calloc(1, n * sizeof(T) + line_bytes);
+      if (lazy_ == nullptr) throw std::bad_alloc();
+      const auto at = reinterpret_cast<std::uintptr_t>(lazy_);
+      data_ = reinterpret_cast<T*>((at + line_bytes - 1) / line_bytes * line_bytes);
+      return;
+    }
     data_ = static_cast<T*>(::operator new(n * sizeof(T), alignment));
     std::memset(static_cast<void*>(data_), 0, n * sizeof(T));
   }
-  ~Buffer() { ::operator delete(data_, alignment); }
-  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  ~Buffer() {
+    if (lazy_ != nullptr) {
+      std::free(lazy_);
+    } else {
+      ::operator delete(data_, alignment);
+    }
+  }
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)),
+        lazy_(std::exchange(other.lazy_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
+    std::swap(lazy_, other.lazy_);
     std::swap(size_, other.size_);
     return *this;
   }
@@ -36,8 +55,13 @@ class Buffer {
   const T& operator[](std::size_t i) const { return data_[i]; }
 
  private:
-  static constexpr std::align_val_t alignment{64};
+  static constexpr std::size_t line_bytes = 64;
+  static constexpr std::align_val_t alignment{line_bytes};
+  // From this size on the system gives zeroed pages, and only when they are touched: buffers for large batches cost
+  // nothing as long as batches are small.
+  static constexpr std::size_t lazy_bytes = std::size_t{4} << 20;
   T* data_ = nullptr;
+  void* lazy_ = nullptr;  // what calloc gave
   std::size_t size_ = 0;
 };
 

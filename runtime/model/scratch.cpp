@@ -1,10 +1,72 @@
 #include "runtime/model/scratch.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "runtime/attention/flash.h"
 
 namespace r1::rt {
+namespace {
+
+// Rows of experts at once: all of a usual batch. Larger batches go in waves of experts, and a wave must hold any one
+// expert's tokens.
+std::uint32_t expert_rows(const ModelConfig& c, std::uint32_t max_tokens) {
+  constexpr std::uint32_t usual_rows = 4096;
+  return std::max(c.num_experts_per_tok,
+                  std::min(max_tokens * c.num_experts_per_tok, std::max(max_tokens, usual_rows)));
+}
+
+}  // namespace
+
+std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_threads) {
+  const auto input = [](std::uint64_t k) {
+    return std::uint64_t{simd::ActivationBuffer::bytes(1, static_cast<std::uint32_t>(k))};
+  };
+  const std::uint64_t n_heads = c.num_attention_heads, hidden = c.hidden_size;
+  const std::uint64_t d_q = c.is_mla() ? c.qk_head_dim() : c.head_dim, d_v = c.is_mla() ? c.v_head_dim : c.head_dim;
+  const std::uint64_t width = std::max(c.intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
+  constexpr std::uint64_t f32 = sizeof(float);
+  std::uint64_t token = 2 * hidden * f32 + input(hidden);       // residual, projected, hidden_input
+  token += (d_q + d_v) * n_heads * f32 + input(n_heads * d_v);  // q, heads, heads_input
+  token += 2 * width * f32 + input(width);                      // dense
+  if (c.is_mla()) {
+    token += (c.q_lora_rank + c.kv_lora_rank + c.qk_rope_head_dim) * f32 + input(c.q_lora_rank);
+  } else {
+    token += std::uint64_t{2} * c.num_key_value_heads * c.head_dim * f32;
+  }
+  if (c.num_nextn_predict_layers > 0) token += input(2 * hidden);
+  std::uint64_t bytes = token * max_tokens;
+  if (c.is_moe()) {
+    bytes += std::uint64_t{max_tokens} * (c.n_routed_experts + 2 * c.num_experts_per_tok) * f32;
+    bytes += expert_rows(c, max_tokens) *
+             (input(hidden) + 2 * c.moe_intermediate_size * f32 + input(c.moe_intermediate_size));
+  }
+  // Queries in words, their results, and the experts' rows, of every member.
+  const std::uint64_t heads = c.is_mla() ? prefill_group_heads : n_heads / c.num_key_value_heads;
+  const std::uint64_t member = heads * (2 * d_q + (d_v + 6) * f32) + 2 * c.num_experts_per_tok * f32;
+  return bytes + member * max_tokens * static_cast<std::uint64_t>(n_threads);
+}
+
+Result<std::uint32_t> plan_batch(const ModelConfig& config, std::optional<std::uint32_t> wanted,
+                                 std::uint32_t max_context, int n_threads, std::uint64_t memory_bytes) {
+  constexpr std::uint32_t usual_tokens = 2048, least_tokens = 64;  // sessions may share a batch, however short they are
+  const auto fits = [&](std::uint32_t tokens, std::uint64_t bytes) {
+    return batch_bytes(config, tokens, n_threads) <= bytes;
+  };
+  if (wanted && fits(*wanted, memory_bytes)) return *wanted;
+  // Unasked, the buffers of prompts take a quarter of the memory at most.
+  std::uint32_t tokens = wanted ? *wanted : std::max(least_tokens, std::min(usual_tokens, max_context));
+  while (tokens > 1 && !fits(tokens, wanted ? memory_bytes : memory_bytes / 4)) tokens /= 2;
+  if (!wanted && fits(tokens, memory_bytes)) return tokens;
+  const auto gib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); };
+  return Error{ErrorCode::out_of_memory,
+               fmt::format("batches of {} tokens need {:.2f} GiB of buffers, but {:.2f} GiB of memory are left beside "
+                           "the KV cache: ask for at most {} tokens a batch, or for less context",
+                           wanted.value_or(tokens), gib(batch_bytes(config, wanted.value_or(tokens), n_threads)),
+                           gib(memory_bytes), tokens),
+               "batch"};
+}
 
 Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uint32_t max_logit_tokens_wanted,
                  std::uint32_t max_context, int n_threads)
@@ -48,11 +110,7 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
     const std::uint32_t top_k = c.num_experts_per_tok;
     router_logits = Buffer<float>(b * c.n_routed_experts);
     routing = {Buffer<std::uint32_t>(b * top_k), Buffer<float>(b * top_k)};
-    // All rows of a usual batch at once. Larger batches go in waves of experts: a wave must hold any one expert's
-    // tokens.
-    constexpr std::uint32_t usual_expert_rows = 512;
-    max_expert_rows = std::min<std::uint32_t>(max_tokens * top_k, std::max(max_tokens, usual_expert_rows));
-    max_expert_rows = std::max(max_expert_rows, top_k);
+    max_expert_rows = expert_rows(c, max_tokens);
     expert_input = simd::ActivationBuffer(max_expert_rows, c.hidden_size);
     routed = intermediate(max_expert_rows, top_k, c.moe_intermediate_size);
   }

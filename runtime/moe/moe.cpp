@@ -64,28 +64,36 @@ void group_by_expert(const Pass& pass, const Routing& routing, MemberScratch& ow
   }
 }
 
-void copy_row(const simd::Activations& from, std::uint32_t from_row, const simd::Activations& to,
-              std::uint32_t to_row) {
+// What products with a wave's matrices read of their input, besides the codes in order of k.
+struct Reads {
+  bool floats = false, step2 = false, step4 = false;
+  void add(const Matrix& w) {
+    floats = floats || !quant::info(w.format).is_packed();
+    step2 = step2 || w.format == quant::Format::t2;
+    step4 = step4 || w.format == quant::Format::t4 || w.format == quant::Format::t4h;
+  }
+};
+
+void copy_row(const simd::Activations& from, std::uint32_t from_row, const simd::Activations& to, std::uint32_t to_row,
+              const Reads& reads) {
   const auto copy = [&](const auto* source, const auto* target, std::size_t n) {
     std::memcpy(const_cast<void*>(static_cast<const void*>(target + to_row * n)), source + from_row * n,
                 n * sizeof(*source));
   };
-  copy(from.x, to.x, from.k_padded);
+  if (reads.floats) copy(from.x, to.x, from.k_padded);
   copy(from.q, to.q, from.k_padded);
-  copy(from.q_step2, to.q_step2, from.k_padded);
-  copy(from.q_step4, to.q_step4, from.k_padded);
+  if (reads.step2) copy(from.q_step2, to.q_step2, from.k_padded);
+  if (reads.step4) copy(from.q_step4, to.q_step4, from.k_padded);
   copy(from.scale, to.scale, from.k_padded / quant::superchunk_k);
   copy(from.block_sum, to.block_sum, from.k_padded / quant::block_k);
 }
 
-// The inputs of rows [first_row, first_row + n_rows) of the sorted batch, side by side.
-simd::Activations gather(const numa::Member& member, Pass& pass, const simd::Activations& h,
-                         const std::uint32_t* row_token, std::uint32_t first_row, std::uint32_t n_rows) {
-  const simd::Activations rows = pass.scratch.expert_input.view(n_rows, h.k);
-  const auto [begin, end] = member.share(n_rows);
-  for (std::uint32_t row = begin; row < end; ++row) copy_row(h, row_token[first_row + row], rows, row);
+// The inputs of a wave's rows of the sorted batch, side by side. row_token [n_rows]
+void gather(const numa::Member& member, const simd::Activations& h, const std::uint32_t* row_token, const Reads& reads,
+            const simd::Activations& rows) {
+  const auto [begin, end] = member.share(rows.n_tokens);
+  for (std::uint32_t row = begin; row < end; ++row) copy_row(h, row_token[row], rows, row, reads);
   member.barrier();
-  return rows;
 }
 
 }  // namespace
@@ -118,8 +126,9 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
       n_rows += own.groups[last].n_rows;
     // A single token's experts all read the same row.
     const bool alone = n_tokens == 1;
-    const simd::Activations x = alone ? h : gather(member, pass, h, own.row_token.data(), first_row, n_rows);
+    const simd::Activations x = alone ? h : s.expert_input.view(n_rows, h.k);
 
+    Reads reads;
     own.jobs.clear();
     for (std::size_t i = first; i < last; ++i) {
       const ExpertGroup& group = own.groups[i];
@@ -128,10 +137,13 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
         pass.expert_missing.store(true, std::memory_order_relaxed);
         continue;
       }
+      reads.add(expert->gate_proj);
+      reads.add(expert->up_proj);
       const std::uint32_t row = group.first_row - first_row;
       own.jobs.push_back({expert, x, alone ? 0 : row, group.n_rows, &s.routed, row, own.row_token.at(group.first_row),
                           own.row_weight.at(group.first_row), static_cast<int>(group.expert)});
     }
+    if (!alone) gather(member, h, own.row_token.at(first_row), reads, x);
     if (last == own.groups.size() && w.shared_experts) {
       own.jobs.push_back({&*w.shared_experts, h, 0, n_tokens, &s.dense, 0, nullptr, nullptr});
     }

@@ -14,6 +14,7 @@
 
 #include "allocations.h"
 #include "model_dirs.h"
+#include "runtime/model/scratch.h"
 #include "runtime/model_file/model_file.h"
 
 using namespace r1;
@@ -392,4 +393,36 @@ TEST_CASE("sessions that append together get what they get alone") {
   auto different = Session::create(model, other);
   REQUIRE(different.ok());
   CHECK(!append_together(std::vector<Session*>{&together[0], &*different}, std::span(tokens).first(2)).ok());
+}
+
+TEST_CASE("a batch whose buffers do not fit the memory is refused with numbers, one that nobody asked for shrinks") {
+  rt::ModelConfig r1;  // DeepSeek-R1
+  r1.architecture = rt::Architecture::deepseek_v3;
+  r1.hidden_size = 7168;
+  r1.intermediate_size = 18432;
+  r1.num_attention_heads = r1.num_key_value_heads = 128;
+  r1.q_lora_rank = 1536;
+  r1.kv_lora_rank = 512;
+  r1.qk_nope_head_dim = r1.v_head_dim = 128;
+  r1.qk_rope_head_dim = 64;
+  r1.n_routed_experts = 256;
+  r1.n_shared_experts = 1;
+  r1.num_experts_per_tok = 8;
+  r1.moe_intermediate_size = 2048;
+  constexpr std::uint64_t gib = std::uint64_t{1} << 30;
+  CHECK(*rt::plan_batch(r1, 4096, 163840, 2, 64 * gib) == 4096);
+  CHECK(*rt::plan_batch(r1, {}, 163840, 2, 64 * gib) == 2048);
+  CHECK(*rt::plan_batch(r1, {}, 100, 2, 64 * gib) == 100);
+  const auto refused = rt::plan_batch(r1, 4096, 163840, 2, gib);
+  REQUIRE(!refused.ok());
+  CHECK(refused.error().code == ErrorCode::out_of_memory);
+  CHECK(refused.error().message.find("4096 tokens need") != std::string::npos);
+  CHECK(refused.error().message.find("1.00 GiB") != std::string::npos);
+  CHECK(refused.error().message.find("at most 1024 tokens") != std::string::npos);
+  CHECK(rt::plan_batch(r1, 1024, 163840, 2, gib).ok());
+  const auto shrunk = rt::plan_batch(r1, {}, 163840, 2, gib);
+  REQUIRE(shrunk.ok());
+  CHECK(*shrunk < 1024);
+  CHECK(!rt::plan_batch(r1, {}, 163840, 2, 0).ok());
+  CHECK(rt::batch_bytes(r1, 4096, 2) < 4 * gib);
 }
