@@ -129,6 +129,7 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
     const simd::Activations x = alone ? h : s.expert_input.view(n_rows, h.k);
 
     Reads reads;
+    reads.floats = pass.observer != nullptr;  // it looks at them
     own.jobs.clear();
     for (std::size_t i = first; i < last; ++i) {
       const ExpertGroup& group = own.groups[i];
