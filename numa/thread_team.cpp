@@ -5,9 +5,11 @@
 #include <sched.h>
 
 #include <chrono>
+#include <optional>
 #include <vector>
 
 #include "numa/cores.h"
+#include "numa/limits.h"
 
 namespace r1::numa {
 namespace {
@@ -40,11 +42,14 @@ struct ThreadTeam::State {
 ThreadTeam::ThreadTeam(const TeamOptions& options) : state_(std::make_unique<State>()) {
   const std::vector<cpu_set_t> cores = usable_cores();
   const int n_cores = static_cast<int>(cores.size());
-  state_->n_threads = options.n_threads > 0 ? options.n_threads : n_cores;
+  const std::optional<double> quota = cgroup_cpu_quota();
+  state_->n_threads = options.n_threads > 0 ? options.n_threads : threads_within(quota, n_cores);
   state_->spins = state_->n_threads <= n_cores ? spins_before_sleep : 0;
   state_->id = next_team_id++;
-  // A single thread stays where the system puts it: several one-thread teams would else share the first core.
-  if (options.pin && state_->n_threads > 1 && state_->n_threads <= n_cores) state_->cores = cores;
+  // A single thread stays where the system puts it: several one-thread teams would else share the first core, as would
+  // containers that each have a part of the machine.
+  const bool shares_cores = quota && *quota < n_cores;
+  if (options.pin && state_->n_threads > 1 && state_->n_threads <= n_cores && !shares_cores) state_->cores = cores;
 }
 
 ThreadTeam::~ThreadTeam() = default;

@@ -35,7 +35,7 @@ class Member {
 };
 
 struct TeamOptions {
-  int n_threads = 0;  // 0: one per physical core that this process may use
+  int n_threads = 0;  // 0: one per physical core that this process may use, within its CPU quota
   bool pin = true;
 };
 

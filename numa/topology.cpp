@@ -10,9 +10,10 @@
 #include <chrono>
 #include <fstream>
 #include <memory>
+#include <optional>
 
 #include "numa/cores.h"
-#include "numa/memory_limit.h"
+#include "numa/limits.h"
 
 namespace r1::numa {
 namespace {
@@ -119,6 +120,9 @@ Topology read_topology() {
   Topology t;
   t.n_cores = static_cast<int>(usable_cores().size());
   t.n_threads = t.n_cores;
+  const std::optional<double> quota = cgroup_cpu_quota();
+  t.cpu_quota = quota.value_or(0);
+  t.n_team_threads = threads_within(quota, t.n_cores);
   t.memory_bytes = meminfo_bytes("MemTotal");
   t.memory_available_bytes = meminfo_bytes("MemAvailable");
   if (const auto allowed = cgroup_memory_available_bytes()) {

@@ -16,8 +16,10 @@ struct Node {
 
 struct Topology {
   int n_packages = 0;
-  int n_cores = 0;    // physical cores that this process may use
-  int n_threads = 0;  // hardware threads that this process may use
+  int n_cores = 0;         // physical cores that this process may use
+  int n_threads = 0;       // hardware threads that this process may use
+  double cpu_quota = 0;    // cores' worth of time that control groups allow this process; 0: no limit
+  int n_team_threads = 0;  // of a team that is not told: the cores, as many as the quota allows
   std::vector<Node> nodes;
   std::uint64_t memory_bytes = 0;
   std::uint64_t memory_available_bytes = 0;  // to this process: in a container, what its control groups allow

@@ -24,6 +24,8 @@ ordered_json to_json(const SystemReport& r) {
           {"packages", r.n_packages},
           {"cores", r.n_cores},
           {"threads", r.n_threads},
+          {"cpu_quota", r.cpu_quota > 0 ? ordered_json(r.cpu_quota) : ordered_json()},
+          {"default_threads", r.n_team_threads},
           {"l2_bytes", r.l2_bytes},
           {"l3_bytes", r.l3_bytes},
           {"kernels", std::move(kernels)},
@@ -50,6 +52,10 @@ std::string to_text(const SystemReport& r) {
   line("CPU", r.cpu_name);
   line("cores", fmt::format("{}, {}, {}", plural(r.n_packages, "package"), plural(r.n_cores, "core"),
                             plural(r.n_threads, "thread")));
+  if (r.cpu_quota > 0) {
+    line("", fmt::format("CPU quota of {:.2f} cores (control group): {} by default", r.cpu_quota,
+                         plural(r.n_team_threads, "thread")));
+  }
   line("caches", fmt::format("L2 {}, L3 {}", human_bytes(r.l2_bytes), human_bytes(r.l3_bytes)));
   for (const SystemNode& n : r.nodes) {
     line(fmt::format("NUMA {}", n.os_index).c_str(),

@@ -44,6 +44,8 @@ Result<SystemReport> inspect_system(const SystemOptions& options) {
   report.n_packages = topology.n_packages;
   report.n_cores = topology.n_cores;
   report.n_threads = topology.n_threads;
+  report.cpu_quota = topology.cpu_quota;
+  report.n_team_threads = topology.n_team_threads;
   for (const numa::Node& node : topology.nodes) {
     report.nodes.push_back({node.os_index, node.n_cores, node.memory_bytes});
   }
@@ -53,7 +55,7 @@ Result<SystemReport> inspect_system(const SystemOptions& options) {
   report.l3_bytes = topology.l3_bytes;
   report.transparent_huge_pages = topology.transparent_huge_pages;
   if (options.measure) {
-    report.read_threads = std::max(topology.n_cores, 1);
+    report.read_threads = topology.n_team_threads;
     report.read_bytes_per_s =
         numa::measure_read_bandwidth_bytes_per_s(report.read_threads, bandwidth_test_bytes(topology));
   }

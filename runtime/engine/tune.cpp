@@ -118,7 +118,7 @@ Candidate& best_of(const std::vector<Candidate*>& candidates, Candidate& usual) 
 
 // One per core, fewer (memory may be saturated before), and one per hardware thread.
 std::set<int> thread_counts(const numa::Topology& t) {
-  std::set<int> counts = {t.n_cores, t.n_threads};
+  std::set<int> counts = {t.n_team_threads, t.n_cores, t.n_threads};
   for (const int percent : {25, 50, 75}) counts.insert(std::max(1, t.n_cores * percent / 100));
   return counts;
 }
@@ -140,8 +140,8 @@ class Tuner {
     const numa::Topology topology = numa::read_topology();
     // Mode and threads hardly depend on each other: the modes are compared on one thread per core, the threads on the
     // mode that is then the best.
-    Candidate mapped = candidate("load", LoadMode::map, topology.n_cores);
-    Candidate read = candidate("load", LoadMode::read, topology.n_cores);
+    Candidate mapped = candidate("load", LoadMode::map, topology.n_team_threads);
+    Candidate read = candidate("load", LoadMode::read, topology.n_team_threads);
     // Where page cache and copy do not both fit, reading the one drives out the other: then one after the other.
     const bool both_fit = topology.memory_available_bytes / 2 > mapped_->info().bytes + mapped_->info().bytes / 10;
     n_rounds_ = (both_fit ? 2 : 3) * n_rounds;
@@ -177,8 +177,8 @@ class Tuner {
     for (Candidate& c : decode) all.push_back(&c);
     for (Candidate& c : prefill) all.push_back(&c);
     R1_CHECK(measure_rounds(all));
-    report_.best.decode_threads = choose(decode, topology.n_cores);
-    report_.best.prefill_threads = choose(prefill, topology.n_cores);
+    report_.best.decode_threads = choose(decode, topology.n_team_threads);
+    report_.best.prefill_threads = choose(prefill, topology.n_team_threads);
     return std::move(report_);
   }
 
@@ -205,9 +205,9 @@ class Tuner {
   }
 
   // Adds the candidates to the report; the best one's threads, 0 if they are the default.
-  int choose(std::vector<Candidate>& candidates, int n_cores) {
+  int choose(std::vector<Candidate>& candidates, int n_usual) {
     const auto usual = std::find_if(candidates.begin(), candidates.end(),
-                                    [&](const Candidate& c) { return c.result.n_threads == n_cores; });
+                                    [&](const Candidate& c) { return c.result.n_threads == n_usual; });
     std::vector<Candidate*> all;
     for (Candidate& c : candidates) all.push_back(&c);
     Candidate& best = best_of(all, *usual);

@@ -30,8 +30,8 @@ Result<Key> key_of(const std::string& model_path) {
   const numa::Topology t = numa::read_topology();
   const std::string config_path = model_path + "/config.json";
   R1_TRY(const std::string config, rt::read_text_file(config_path, max_config_bytes));
-  return Key{fmt::format("{}, {} cores, {} threads, {} nodes, {} GiB", t.cpu_name, t.n_cores, t.n_threads,
-                         t.nodes.size(), t.memory_bytes >> 30),
+  return Key{fmt::format("{}, {} cores, {} usable, {} threads, {} nodes, {} GiB", t.cpu_name, t.n_cores,
+                         t.n_team_threads, t.n_threads, t.nodes.size(), t.memory_bytes >> 30),
              fmt::format("{:016x}", rt::xxh3_64(std::as_bytes(std::span(config))))};
 }
 

@@ -373,6 +373,9 @@ TEST_CASE("info and doctor: for people and for programs") {
   const json system = json::parse(doctor.out);
   CHECK(system["cores"].get<int>() >= 1);
   CHECK(system["threads"] >= system["cores"]);
+  CHECK(system["default_threads"].get<int>() >= 1);
+  CHECK(system["default_threads"] <= system["cores"]);
+  CHECK((system["cpu_quota"].is_null() || system["cpu_quota"].get<double>() > 0));
   CHECK(system["memory_bytes"].get<std::uint64_t>() > 0);
   CHECK(system["read_bytes_per_second"].get<double>() > 1e8);
   CHECK(!system["disk"]["note"].get<std::string>().empty());

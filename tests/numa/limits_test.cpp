@@ -1,4 +1,4 @@
-#include "numa/memory_limit.h"
+#include "numa/limits.h"
 
 #include <doctest/doctest.h>
 #include <unistd.h>
@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <fstream>
 
+#include "numa/thread_team.h"
 #include "numa/topology.h"
 
+using r1::numa::cgroup_cpu_quota;
 using r1::numa::cgroup_memory_available_bytes;
 
 namespace {
@@ -36,6 +38,7 @@ class FakeCgroups {
   [[nodiscard]] std::optional<std::uint64_t> available() const {
     return cgroup_memory_available_bytes({root_ + "/self", root_ + "/fs"});
   }
+  [[nodiscard]] std::optional<double> quota() const { return cgroup_cpu_quota({root_ + "/self", root_ + "/fs"}); }
 
  private:
   std::string root_;
@@ -73,6 +76,47 @@ TEST_CASE("cgroup v1, and a container that sees its own group as the root") {
   CHECK(fake.available() == 4950);
 }
 
+TEST_CASE("cgroup v2: the tightest CPU quota on the way up counts") {
+  const FakeCgroups fake;
+  CHECK_FALSE(fake.quota().has_value());
+  fake.write("self", "0::/user/app\n");
+  CHECK_FALSE(fake.quota().has_value());
+  fake.write("fs/user/app/cpu.max", "max 100000\n");
+  CHECK_FALSE(fake.quota().has_value());
+  fake.write("fs/user/cpu.max", "250000 100000\n");
+  CHECK(fake.quota() == 2.5);
+  fake.write("fs/user/app/cpu.max", "50000 50000\n");
+  CHECK(fake.quota() == 1);
+  fake.write("fs/user/cpu.max", "2000 100000\n");
+  CHECK(fake.quota() == 0.02);
+}
+
+TEST_CASE("cgroup v1: CPU quotas, beside a v2 hierarchy without any") {
+  const FakeCgroups fake;
+  fake.write("self", "4:memory:/docker/1\n3:cpuset:/\n2:cpu,cpuacct:/docker/1\n0::/docker/1\n");
+  fake.write("fs/cpu/docker/1/cpu.cfs_quota_us", "-1\n");
+  fake.write("fs/cpu/docker/1/cpu.cfs_period_us", "100000\n");
+  fake.write("fs/cpuset/cpu.cfs_quota_us", "1\n");  // not the controller that limits
+  fake.write("fs/cpuset/cpu.cfs_period_us", "1\n");
+  CHECK_FALSE(fake.quota().has_value());
+  fake.write("fs/cpu/cpu.cfs_quota_us", "300000\n");
+  fake.write("fs/cpu/cpu.cfs_period_us", "100000\n");
+  CHECK(fake.quota() == 3);
+  fake.write("fs/cpu/docker/1/cpu.cfs_quota_us", "100000\n");
+  CHECK(fake.quota() == 1);
+}
+
+TEST_CASE("whole cores of a CPU quota, at least one and no more than there are") {
+  using r1::numa::threads_within;
+  CHECK(threads_within(std::nullopt, 8) == 8);
+  CHECK(threads_within(1.0, 8) == 1);
+  CHECK(threads_within(0.02, 8) == 1);
+  CHECK(threads_within(2.9, 8) == 2);
+  CHECK(threads_within(3.0, 8) == 3);
+  CHECK(threads_within(8.0, 8) == 8);
+  CHECK(threads_within(1e12, 8) == 8);
+}
+
 TEST_CASE("cgroup files that make no sense set no limit") {
   const FakeCgroups fake;
   for (const char* self : {"", "\n", "0", "0:", "0:::", "0::relative\n", "::", "0::/a/b\n"}) {
@@ -82,7 +126,18 @@ TEST_CASE("cgroup files that make no sense set no limit") {
     fake.write("fs/a/b/memory.current", "");
     fake.write("fs/a/b/memory.stat", "active_file many");
     CHECK_FALSE(fake.available().has_value());
+    for (const char* quota : {"", "max", "-1 100000", "100000", "0 0", "5 0", "x y", "nan 1"}) {
+      fake.write("fs/a/b/cpu.max", quota);
+      CHECK_FALSE(fake.quota().has_value());
+    }
   }
+}
+
+TEST_CASE("a team has as many threads as the groups allow") {
+  const auto topology = r1::numa::read_topology();
+  CHECK(topology.cpu_quota == cgroup_cpu_quota().value_or(0));
+  CHECK(topology.n_team_threads == r1::numa::threads_within(cgroup_cpu_quota(), topology.n_cores));
+  CHECK(r1::numa::ThreadTeam().size() == topology.n_team_threads);
 }
 
 TEST_CASE("available memory is no more than the groups allow") {
