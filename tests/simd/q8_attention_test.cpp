@@ -129,8 +129,7 @@ TEST_CASE("q8 weights are a softmax times scales, and keep the sum of many small
         std::vector<float> work = scores, figures(3 * n_heads, -std::numeric_limits<float>::infinity());
         std::vector<std::uint8_t> weights(n_heads * ld, 77);
         float *max = figures.data(), *sum = max + n_heads, *step = sum + n_heads;
-        kernels->q8_weights(work.data(), ld, scale.data(), n_heads, n, max, sum, weights.data(), ld, step,
-                            std::as_bytes(std::span(scores)));
+        kernels->q8_weights(work.data(), ld, scale.data(), n_heads, n, max, sum, weights.data(), ld, step);
         for (std::uint32_t h = 0; h < n_heads; ++h) {
           const float* of_head = scores.data() + h * ld;
           CHECK(max[h] == *std::max_element(of_head, of_head + n));
