@@ -89,7 +89,7 @@ Result<void> check_free_space(const std::string& directory, std::uint64_t needed
   }
   if (free_bytes >= needed_bytes) return {};
   return Error{ErrorCode::io,
-               fmt::format("needs {:.1f} GB, but the disk has {:.1f} GB free", static_cast<double>(needed_bytes) / 1e9,
+               fmt::format("needs {:.3f} GB, but the disk has {:.3f} GB free", static_cast<double>(needed_bytes) / 1e9,
                            static_cast<double>(free_bytes) / 1e9),
                directory};
 }
