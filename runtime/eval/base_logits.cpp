@@ -275,6 +275,10 @@ Result<std::unique_ptr<BaseLogits>> BaseLogits::open(const std::string& path, co
     return Error{ErrorCode::corrupt,
                  fmt::format("goes on behind its last row, at byte {}", contents.row_offsets.back()), path};
   }
+  // Each row has a byte for every token of the vocabulary at least: a larger one is no reason to ask for memory.
+  if (contents.header.vocab_size > file->size()) {
+    return Error{ErrorCode::corrupt, "the header contradicts itself", path};
+  }
   std::unique_ptr<BaseLogits> base(new BaseLogits(std::move(file), options));
   base->header_ = contents.header;
   base->windows_ = std::move(contents.windows);

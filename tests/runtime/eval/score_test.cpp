@@ -290,6 +290,14 @@ TEST_CASE("a damaged file of base logits is refused, and says where") {
     CAPTURE(at);
     CHECK(error_of(bytes) != "");
   }
+  // A vocabulary that no memory holds, under a checksum that fits.
+  eval::FileHeader header;
+  std::memcpy(&header, good.data(), sizeof header);
+  header.vocab_size = 0xffffffff;
+  header.header_xxh3 = rt::xxh3_64(std::as_bytes(std::span(&header, 1)).first(offsetof(eval::FileHeader, header_xxh3)));
+  std::string greedy = good;
+  std::memcpy(greedy.data(), &header, sizeof header);
+  CHECK(error_of(greedy).find("the header contradicts itself") != std::string::npos);
   // Any single byte: never a crash, never rows that pass.
   for (std::size_t at = 0; at < good.size(); at += 101) {
     std::string bytes = good;
