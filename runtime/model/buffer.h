@@ -21,8 +21,8 @@ class Buffer {
     if (n * sizeof(T) >= lazy_bytes) {
       lazy_ = std::calloc(1, n * sizeof(T) + line_bytes);
       if (lazy_ == nullptr) throw std::bad_alloc();
-      const auto at = reinterpret_cast<std::uintptr_t>(lazy_);
-      data_ = reinterpret_cast<T*>((at + line_bytes - 1) / line_bytes * line_bytes);
+      const std::size_t behind_line = reinterpret_cast<std::uintptr_t>(lazy_) % line_bytes;
+      data_ = reinterpret_cast<T*>(static_cast<std::byte*>(lazy_) + (line_bytes - behind_line) % line_bytes);
       return;
     }
     data_ = static_cast<T*>(::operator new(n * sizeof(T), alignment));
