@@ -3,6 +3,8 @@
 #include <immintrin.h>
 #include <omp.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <optional>
@@ -20,6 +22,33 @@ constexpr int spins_before_sleep = 2000;
 
 std::atomic<std::uint64_t> next_team_id = 1;
 thread_local std::uint64_t pinned_for_team = 0;
+
+// struct sched_attr of Linux (include/uapi/linux/sched/types.h), which Debian 12's libc does not declare.
+struct SchedulerAttributes {
+  std::uint32_t size, policy;
+  std::uint64_t flags;
+  std::int32_t nice;
+  std::uint32_t priority;
+  std::uint64_t runtime_ns, deadline_ns, period_ns;
+};
+
+// Where others want the same core, a member that wakes at a barrier should not wait for the end of their slice: each
+// barrier would take one. A thread that asks for short slices gets its share in small pieces, at once (Linux 6.12 on;
+// before, nothing changes). Beside 2 and 4 busy loops on 2 cores r1-nano makes 1.15 and 2.2 times the tokens per second
+// with it; on a quiet machine the same. Other policies, and slices that somebody chose, stay as they are.
+void ask_for_short_slices() {
+  thread_local bool asked = false;
+  if (asked) return;
+  asked = true;
+  constexpr std::uint64_t shortest_ns = 100'000;  // that the kernel takes
+  SchedulerAttributes attributes = {};
+  if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0 || attributes.policy != SCHED_OTHER)
+    return;
+  if (attributes.runtime_ns != 0 && attributes.runtime_ns <= shortest_ns) return;
+  attributes.size = sizeof attributes;
+  attributes.runtime_ns = shortest_ns;
+  (void)::syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
 
 }  // namespace
 
@@ -73,9 +102,11 @@ void ThreadTeam::run_erased(void (*call)(void*, const Member&), void* context) {
   const bool move = pin && (cpu < 0 || !CPU_ISSET(static_cast<unsigned>(cpu), &state.cores.front())) &&
                     ::sched_getaffinity(0, sizeof before, &before) == 0;
   if (move) ::sched_setaffinity(0, sizeof(cpu_set_t), &state.cores.front());
+  if (state.n_threads > 1) ask_for_short_slices();
 #pragma omp parallel num_threads(state.n_threads)
   {
     const int index = omp_get_thread_num();
+    if (index != 0) ask_for_short_slices();
     if (pin && index != 0 && pinned_for_team != state.id) {
       ::sched_setaffinity(0, sizeof(cpu_set_t), &state.cores[static_cast<std::size_t>(index)]);
       pinned_for_team = state.id;
@@ -83,6 +114,8 @@ void ThreadTeam::run_erased(void (*call)(void*, const Member&), void* context) {
 #pragma omp single
     state.count = omp_get_num_threads();  // fewer than asked for inside another parallel region
     call(context, Member(*this, index, state.count));
+    // OpenMP's own barrier spins for milliseconds, time that a late member may need.
+    if (state.count > 1) arrive_and_wait(index);
   }
   if (move) ::sched_setaffinity(0, sizeof before, &before);
 }
