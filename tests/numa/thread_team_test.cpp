@@ -2,7 +2,10 @@
 
 #include <doctest/doctest.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -33,6 +36,54 @@ TEST_CASE("every member runs once and barriers hold, also with more threads than
     }
     CHECK(violations == 0);
   }
+}
+
+TEST_CASE("time at barriers is counted where it is asked for, for those who wait") {
+  ThreadTeam team({2, true});
+  const auto late_second = [&](std::uint64_t(&waited)[2]) {
+    team.run([&](const Member& member) {
+      if (member.index() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      member.barrier();
+      waited[member.index()] = member.waited_ns();
+    });
+  };
+  std::uint64_t waited[2] = {1, 1};
+  late_second(waited);
+  CHECK(waited[0] == 0);
+  CHECK(waited[1] == 0);
+  team.measure_waits(true);
+  late_second(waited);
+  CHECK(waited[0] > 0);
+  const std::uint64_t once = waited[0];
+  late_second(waited);
+  CHECK(waited[0] > once);
+  CHECK(waited[0] > waited[1]);
+  team.measure_waits(true);  // from the start again
+  team.run([](const Member& member) { CHECK(member.waited_ns() == 0); });
+  team.measure_waits(false);
+  late_second(waited);
+  CHECK(waited[0] == 0);
+}
+
+TEST_CASE("the caller's policy and priority are its own") {
+  int nice = -100, policy = -1;
+  std::thread([&] {
+    sched_param none = {};
+    REQUIRE(::sched_setscheduler(0, SCHED_BATCH, &none) == 0);
+    REQUIRE(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 15) == 0);
+    ThreadTeam team({2, true});
+    team.run([](const Member& member) { member.barrier(); });
+    policy = ::sched_getscheduler(0);
+    nice = ::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()));
+  }).join();
+  CHECK(policy == SCHED_BATCH);
+  CHECK(nice == 15);
+  policy = ::sched_getscheduler(0);
+  nice = ::getpriority(PRIO_PROCESS, 0);
+  ThreadTeam team({2, true});
+  team.run([](const Member& member) { member.barrier(); });
+  CHECK(::sched_getscheduler(0) == policy);
+  CHECK(::getpriority(PRIO_PROCESS, 0) == nice);
 }
 
 TEST_CASE("shares cover everything once") {

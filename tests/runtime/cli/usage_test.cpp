@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "program.h"
@@ -83,6 +84,17 @@ TEST_CASE("wrong usage exits 2 and names the option") {
   check_error(run_r1({"trace", model, "--ids", "5,7", "--start", "-1", "--out", "x"}), 2, "--start");
   check_error(run_r1({"trace", model, "--ids", "5,7", "--start", "4294967295", "--out", "x"}), 2, "--start");
   check_error(run_r1({"render", model}), 2, "--jsonl");
+}
+
+TEST_CASE("more threads than processors: a warning, and the same answer") {
+  const auto usual = run_r1(ask({"--greedy", "--threads", "1"}));
+  const auto many = run_r1(ask({"--greedy", "--threads", std::to_string(std::thread::hardware_concurrency() + 1)}));
+  CHECK(usual.exit_code == 0);
+  CHECK(usual.err.empty());
+  CHECK(many.exit_code == 0);
+  CHECK(many.out == usual.out);
+  CHECK(std::count(many.err.begin(), many.err.end(), '\n') == 1);
+  CHECK(contains(many.err, "more threads than processors"));
 }
 
 TEST_CASE("sampling options out of range are named") {
