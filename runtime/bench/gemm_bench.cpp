@@ -1,0 +1,97 @@
+#include "runtime/bench/gemm_bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <span>
+
+#include "runtime/bench/kernel_bench.h"
+#include "runtime/model/buffer.h"
+
+namespace r1::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::uint32_t k = kernel_bench_k;
+constexpr std::uint32_t call_panels = 16;  // of one call, as the forward pass shares panels out
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& w, const simd::Activations& x,
+                        double seconds, std::span<float> y, std::byte* tile) {
+  const auto format = static_cast<std::size_t>(w.format);
+  const std::uint32_t n_panels = w.layout.n_panels, n_tokens = x.n_tokens;
+  const std::size_t ldy = std::size_t{n_panels} * quant::panel_rows;
+  std::uint32_t panel = 0;
+  const auto call = [&] {
+    if (panel + call_panels > n_panels) panel = 0;
+    if (n_tokens < simd::gemm_min_tokens(w.format)) {
+      kernels.gemv[format](w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy);
+    } else {
+      kernels.gemm[format](w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy, tile);
+    }
+    panel += call_panels;
+    return double{1} * call_panels * quant::panel_rows * k * n_tokens;
+  };
+  call();
+  std::vector<double> rates, peaks, fractions;
+  for (const auto start = Clock::now(); seconds_since(start) < seconds || rates.size() < 5;) {
+    const auto t0 = Clock::now();
+    double done = 0;
+    do {
+      done += call();
+    } while (seconds_since(t0) < 0.002);
+    rates.push_back(done / seconds_since(t0));
+    const auto t1 = Clock::now();
+    const auto most = static_cast<double>(kernels.peak_int8(20'000));
+    peaks.push_back(most / seconds_since(t1));
+    fractions.push_back(rates.back() / peaks.back());
+  }
+  GemmBenchResult result{kernels.isa, w.format, n_tokens};
+  result.multiply_adds_per_s = Spread::of(std::move(rates)).median;
+  result.peak_per_s = Spread::of(std::move(peaks)).median;
+  result.fraction = Spread::of(std::move(fractions)).median;
+  return result;
+}
+
+}  // namespace
+
+std::vector<GemmBenchResult> bench_gemm(const GemmBenchOptions& options, const std::byte* memory,
+                                        std::size_t memory_bytes) {
+  std::vector<GemmBenchResult> results;
+  const std::uint32_t most = *std::max_element(options.n_tokens.begin(), options.n_tokens.end());
+  simd::ActivationBuffer buffer(most, k);
+  rt::Buffer<std::byte> tile(simd::gemm_tile_bytes);
+  for (const simd::Isa isa : options.isas) {
+    const simd::Kernels* kernels = simd::kernels_for(isa);
+    if (kernels == nullptr) continue;
+    for (const quant::Format format : options.formats) {
+      if (!quant::info(format).is_packed()) continue;
+      constexpr std::uint32_t wanted_rows = 16384;
+      std::uint32_t rows = wanted_rows;
+      while (quant::blob_layout(format, rows, k)->bytes > memory_bytes) rows /= 2;
+      const simd::PackedMatrix w{format, *quant::blob_layout(format, rows, k), memory};
+      std::vector<float> y(std::size_t{most} * rows);
+      for (const std::uint32_t n_tokens : options.n_tokens) {
+        if (options.on_step) {
+          options.on_step(fmt::format("{} {}, {} tokens", simd::isa_name(isa), quant::info(format).name, n_tokens));
+        }
+        const simd::Activations x = buffer.view(n_tokens, k);
+        for (std::uint32_t t = 0; t < n_tokens; ++t) {
+          float* row = simd::ActivationBuffer::x_row(x, t);
+          for (std::uint32_t i = 0; i < k; ++i)
+            row[i] = static_cast<float>(static_cast<int>((i * 7919 + t) % 255) - 127);
+          (void)kernels->quantize_row(x, t);
+        }
+        results.push_back(measure(*kernels, w, x, options.seconds, y, tile.data()));
+      }
+    }
+  }
+  return results;
+}
+
+}  // namespace r1::bench

@@ -1,0 +1,188 @@
+// Internal to simd/: batches of any size. A slab of K of one or two panels is unpacked to bytes once, into a tile that
+// stays in the first-level cache, and multiplied with all tokens, a few at a time in registers. Internal linkage, as in
+// trellis_shape.h.
+//
+// `V` is a register width with its dot product; a column is a register's rows. `Unpack` turns codes into tiles:
+//   weights: 4 k of each row side by side, as a dot product of four bytes wants them: [block][quad][column][row][4 k]
+//   scales:  f32 [block][column][row]
+// A sum over K goes on from slab to slab in `totals`, in the order of kernels.h whatever the cut.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "simd/trellis_shape.h"
+
+namespace r1::simd {
+namespace {
+
+constexpr std::uint32_t slab_superchunks = 4;  // two panels: 18 KiB, and first-level caches have 32 or 48
+constexpr std::uint32_t slab_blocks = 4 * slab_superchunks;
+constexpr std::uint32_t totals_tokens = 512;  // that share an unpacked tile
+
+template <class V, int NC>
+struct alignas(64) Tile {
+  static constexpr int column_bytes = 4 * V::rows;
+  std::uint8_t weights[slab_blocks][8][NC][column_bytes];
+  float scales[slab_blocks][NC][V::rows];
+  float totals[totals_tokens][NC][V::rows];
+};
+
+// What a batch's tokens bring to a slab.
+struct SlabInputs {
+  const std::int8_t* q;           // [token, k_padded], in the format's order
+  const float* scale;             // [token, k_padded / 128]
+  const std::int32_t* block_sum;  // [token, k_padded / 32]
+  std::size_t k_padded;
+};
+
+// totals[t] += tile · token t. Per 32 k a column and token take eight dot products, a conversion and an FMA.
+template <class Weights, class V, int NC, int NT>
+[[gnu::noinline]] void multiply_slab(Tile<V, NC>& tile, std::uint32_t n_superchunks, const SlabInputs& in,
+                                     float (*totals)[NC][V::rows]) {
+  using Bytes = typename V::Bytes;
+  using Floats = typename V::Floats;
+  std::int32_t starts[NT][slab_blocks];
+  const std::int8_t* q[NT];
+  for (std::size_t t = 0; t < NT; ++t) {
+    q[t] = in.q + t * in.k_padded;
+    const std::int32_t* sums = in.block_sum + t * (in.k_padded / quant::block_k);
+    for (std::uint32_t b = 0; b < 4 * n_superchunks; ++b) starts[t][b] = Weights::start(sums[b]);
+  }
+  for (std::uint32_t s = 0; s < n_superchunks; ++s) {
+    Floats acc[NT][NC];
+#pragma GCC unroll 8
+    for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 4
+      for (int c = 0; c < NC; ++c) acc[t][c] = V::zero_floats();
+    }
+    for (std::uint32_t b = 4 * s; b < 4 * s + 4; ++b) {
+      Bytes dot[NT][NC];
+#pragma GCC unroll 8
+      for (int t = 0; t < NT; ++t) {
+        const Bytes start = V::broadcast4(starts[t][b]);
+#pragma GCC unroll 4
+        for (int c = 0; c < NC; ++c) dot[t][c] = start;
+      }
+#pragma GCC unroll 8
+      for (int quad = 0; quad < 8; ++quad) {
+        typename Weights::Register w[NC];
+#pragma GCC unroll 4
+        for (int c = 0; c < NC; ++c) w[c] = Weights::load(tile.weights[b][quad][c]);
+#pragma GCC unroll 8
+        for (int t = 0; t < NT; ++t) {
+          std::int32_t four = 0;
+          std::memcpy(&four, q[t] + b * quant::block_k + 4 * quad, sizeof four);
+          const Bytes activations = V::broadcast4(four);
+#pragma GCC unroll 4
+          for (int c = 0; c < NC; ++c) dot[t][c] = Weights::dot(dot[t][c], w[c], activations);
+        }
+      }
+#pragma GCC unroll 4
+      for (int c = 0; c < NC; ++c) {
+        const Floats scale = V::load_floats(tile.scales[b][c]);
+#pragma GCC unroll 8
+        for (int t = 0; t < NT; ++t) acc[t][c] = V::fma(V::to_floats(dot[t][c]), scale, acc[t][c]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < NT; ++t) {
+      const Floats scale = V::broadcast_float(in.scale[static_cast<std::size_t>(t) * (in.k_padded / 128) + s]);
+#pragma GCC unroll 4
+      for (int c = 0; c < NC; ++c) V::store(totals[t][c], V::fma(acc[t][c], scale, V::load_floats(totals[t][c])));
+    }
+  }
+}
+
+// The same for 1 … V::tile_tokens tokens.
+template <class Weights, class V, int NC, int NT = V::tile_tokens>
+void multiply_tokens(Tile<V, NC>& tile, std::uint32_t n_superchunks, std::uint32_t n_tokens, const SlabInputs& in,
+                     float (*totals)[NC][V::rows]) {
+  if (n_tokens == NT) return multiply_slab<Weights, V, NC, NT>(tile, n_superchunks, in, totals);
+  if constexpr (NT > 1) multiply_tokens<Weights, V, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals);
+}
+
+// NP panels with up to totals_tokens tokens.
+template <class Unpack, class V, int NP>
+void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInputs& in, std::uint32_t n_tokens,
+                     std::uint32_t panel, float* y, std::size_t ldy, std::byte* scratch) {
+  constexpr int n_columns = NP * V::parts;
+  static_assert(sizeof(Tile<V, n_columns>) <= gemm_tile_bytes);
+  auto& tile = *reinterpret_cast<Tile<V, n_columns>*>(scratch);
+  std::memset(tile.totals, 0, n_tokens * sizeof tile.totals[0]);
+  const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
+  const std::uint32_t n_groups = (n_tokens + V::tile_tokens - 1) / V::tile_tokens;
+  for (std::uint32_t c = 0; c < n_superchunks; c += slab_superchunks) {
+    const std::uint32_t n = std::min(slab_superchunks, n_superchunks - c);
+    for (int p = 0; p < NP; ++p) {
+      const auto* codes = reinterpret_cast<const std::uint8_t*>(w.panel(panel + static_cast<std::uint32_t>(p)));
+      for (std::uint32_t s = 0; s < n; ++s) {
+        unpack.template superchunk<n_columns>(codes + std::size_t{c + s} * Unpack::superchunk_bytes,
+                                              &tile.weights[4 * s][0][p * V::parts], &tile.scales[4 * s][p * V::parts]);
+      }
+    }
+    // Groups of tokens of nearly the same size: a remainder of one would leave most registers idle.
+    for (std::uint32_t g = 0, t = 0; g < n_groups; ++g) {
+      const std::uint32_t n_group = (n_tokens - t + n_groups - g - 1) / (n_groups - g);
+      const SlabInputs slab{in.q + t * in.k_padded + std::size_t{c} * quant::superchunk_k,
+                            in.scale + t * (in.k_padded / quant::superchunk_k) + c,
+                            in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded};
+      multiply_tokens<typename Unpack::Weights, V, n_columns>(tile, n, n_group, slab, tile.totals + t);
+      t += n_group;
+    }
+  }
+  for (int p = 0; p < NP; ++p) {
+    const std::uint32_t row = (panel + static_cast<std::uint32_t>(p)) * quant::panel_rows, left = w.layout.rows - row;
+    const std::size_t n_bytes = std::min(left, quant::panel_rows) * sizeof(float);
+    for (std::uint32_t t = 0; t < n_tokens; ++t) {
+      alignas(64) float rows[quant::panel_rows];
+      for (int part = 0; part < V::parts; ++part) {
+        V::store(rows + V::rows * part, V::multiply(V::load_floats(tile.totals[t][p * V::parts + part]),
+                                                    V::load_floats(w.row_scale() + row + V::rows * part)));
+      }
+      std::memcpy(y + t * ldy + row, rows, n_bytes);
+    }
+  }
+}
+
+template <quant::Format F, class Unpack, class V>
+void tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
+               std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* scratch) {
+  const Unpack unpack(w);
+  const std::int8_t* q = F == quant::Format::t2                              ? x.q_step2
+                         : F == quant::Format::t4 || F == quant::Format::t4h ? x.q_step4
+                                                                             : x.q;
+  for (std::uint32_t t = 0; t < n_tokens; t += totals_tokens) {
+    const std::size_t token = token_begin + t;
+    const std::uint32_t n = std::min(totals_tokens, n_tokens - t);
+    const SlabInputs in{q + token * x.k_padded, x.scale + token * (x.k_padded / quant::superchunk_k),
+                        x.block_sum + token * (x.k_padded / quant::block_k), x.k_padded};
+    std::uint32_t panel = panel_begin;
+    for (; panel + V::tile_panels <= panel_end; panel += V::tile_panels)
+      multiply_panels<Unpack, V, V::tile_panels>(w, unpack, in, n, panel, y + t * ldy, ldy, scratch);
+    for (; panel < panel_end; ++panel)
+      multiply_panels<Unpack, V, 1>(w, unpack, in, n, panel, y + t * ldy, ldy, scratch);
+  }
+}
+
+// UnpackOf<F> for every packed format.
+template <template <quant::Format> class UnpackOf, class V>
+void use_tile_gemm(GemmFn* table) {
+  using quant::Format;
+  table[static_cast<int>(Format::t2)] = tile_gemm<Format::t2, UnpackOf<Format::t2>, V>;
+  table[static_cast<int>(Format::t2_5)] = tile_gemm<Format::t2_5, UnpackOf<Format::t2_5>, V>;
+  table[static_cast<int>(Format::t3)] = tile_gemm<Format::t3, UnpackOf<Format::t3>, V>;
+  table[static_cast<int>(Format::t3_5)] = tile_gemm<Format::t3_5, UnpackOf<Format::t3_5>, V>;
+  table[static_cast<int>(Format::t4)] = tile_gemm<Format::t4, UnpackOf<Format::t4>, V>;
+  table[static_cast<int>(Format::t4h)] = tile_gemm<Format::t4h, UnpackOf<Format::t4h>, V>;
+  table[static_cast<int>(Format::t5)] = tile_gemm<Format::t5, UnpackOf<Format::t5>, V>;
+  table[static_cast<int>(Format::nl6)] = tile_gemm<Format::nl6, UnpackOf<Format::nl6>, V>;
+  table[static_cast<int>(Format::w8)] = tile_gemm<Format::w8, UnpackOf<Format::w8>, V>;
+}
+
+}  // namespace
+}  // namespace r1::simd
