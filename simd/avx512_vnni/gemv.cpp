@@ -1,8 +1,6 @@
 // GEMV and small-batch products of packed weights for AVX-512 with VBMI and VNNI.
 //
-// One zmm of codes is eight rows (all even or all odd rows of the panel) of one 8-byte string, or of a 5- to 7-byte
-// string spread to 8. Windows of a string are cut by a rotate (t2, t4) or by vpmultishiftqb; vpermb reads only the low
-// six bits of an index, so it is the codebook lookup as it stands; vpdpbusd takes codebook + 64 as unsigned.
+// vpdpbusd takes codebook + 64 as unsigned.
 #include "simd/avx512_vnni/gemv.h"
 
 #include <immintrin.h>
@@ -11,41 +9,13 @@
 #include <cstring>
 
 #include "simd/avx512/scales.h"
-#include "simd/gemm_by_gemv.h"
+#include "simd/avx512_vnni/codes.h"
 #include "simd/trellis_shape.h"
 
 namespace r1::simd {
 namespace {
 
 using quant::Format;
-
-struct alignas(64) Bytes64 {
-  std::uint8_t at[64];
-};
-
-// Bit offsets of windows 8m … 8m + 7 of a group, for each of the eight strings of a zmm.
-constexpr Bytes64 multishift_control(TrellisShape shape, int m) {
-  Bytes64 control{};
-  for (int i = 0; i < 8; ++i) {
-    for (int row = 0; row < 8; ++row) control.at[8 * row + i] = static_cast<std::uint8_t>(shape.bit_offset(8 * m + i));
-  }
-  return control;
-}
-
-// Spreads eight strings of group_bytes to qwords; the first bytes follow the last, since the strings are circular.
-constexpr Bytes64 spread_control(TrellisShape shape) {
-  Bytes64 control{};
-  for (int row = 0; row < 8; ++row) {
-    for (int i = 0; i < 8; ++i) {
-      control.at[8 * row + i] = static_cast<std::uint8_t>(row * shape.group_bytes + i % shape.group_bytes);
-    }
-  }
-  return control;
-}
-
-inline __m512i load(const Bytes64& bytes) {
-  return _mm512_load_si512(bytes.at);
-}
 
 // Distances measured for two cores of the Emerald Rapids class (FORMAT.md, "Kernels"): without any, t2 reads 49–55 % of
 // the bandwidth of a read loop, with one level 66–80 %, with both 87–89 %.
@@ -81,38 +51,14 @@ inline void store_rows(const PackedMatrix& w, std::uint32_t panel, const __m512*
 
 // What the products of a trellis format keep in registers.
 template <Format F>
-struct Product {
-  static constexpr TrellisShape shape = trellis_shape(F);
-  static constexpr int n_groups = shape.groups(), n_cuts = shape.cuts();
-  static constexpr int half_bytes = 8 * shape.group_bytes;  // eight rows of a group
-  static constexpr auto load_mask = static_cast<__mmask64>(half_bytes == 64 ? ~0ull : (1ull << (half_bytes % 64)) - 1);
+struct Product : Codes<F> {
+  using Codes<F>::shape, Codes<F>::n_groups, Codes<F>::n_cuts, Codes<F>::half_bytes, Codes<F>::strings,
+      Codes<F>::weights;
   static constexpr int superchunk_bytes = shape.superchunk_bytes();
-  static constexpr Bytes64 spread_bytes = spread_control(shape);
-  static constexpr Bytes64 control_bytes[4] = {multishift_control(shape, 0), multishift_control(shape, 1),
-                                               multishift_control(shape, 2), multishift_control(shape, 3)};
 
-  __m512i codebook, spread, control[n_cuts];
   __m512 s4_table;
 
-  explicit Product(const PackedMatrix& w)
-      : codebook(_mm512_add_epi8(_mm512_loadu_si512(quant::info(F).codebook), _mm512_set1_epi8(64))),
-        spread(load(spread_bytes)),
-        s4_table(_mm512_loadu_ps(w.s4_table())) {
-    for (int m = 0; m < n_cuts; ++m) control[m] = load(control_bytes[m]);
-  }
-
-  [[gnu::always_inline]] __m512i strings(const std::uint8_t* p) const {
-    const __m512i z = _mm512_maskz_loadu_epi8(load_mask, p);
-    return half_bytes < 64 ? _mm512_permutexvar_epi8(spread, z) : z;
-  }
-  [[gnu::always_inline]] __m512i weights(__m512i z, int m) const {
-    if constexpr (shape.rotates()) {
-      if (m > 0) z = _mm512_rorv_epi64(z, _mm512_set1_epi64(m * shape.step_even));
-    } else {
-      z = _mm512_multishift_epi64_epi8(control[m], z);
-    }
-    return _mm512_permutexvar_epi8(z, codebook);
-  }
+  explicit Product(const PackedMatrix& w) : s4_table(_mm512_loadu_ps(w.s4_table())) {}
 
   // total[t] += superchunk c of a panel · token t
   template <int NT>
@@ -248,18 +194,6 @@ void use_avx512_vnni_gemv(GemvFn* table) {
   table[static_cast<int>(Format::t5)] = gemv<Format::t5>;
   table[static_cast<int>(Format::nl6)] = gemv<Format::nl6>;
   table[static_cast<int>(Format::w8)] = gemv<Format::w8>;
-}
-
-void use_avx512_vnni_gemm(GemmFn* table) {
-  table[static_cast<int>(Format::t2)] = gemm_by_gemv<gemv<Format::t2>>;
-  table[static_cast<int>(Format::t2_5)] = gemm_by_gemv<gemv<Format::t2_5>>;
-  table[static_cast<int>(Format::t3)] = gemm_by_gemv<gemv<Format::t3>>;
-  table[static_cast<int>(Format::t3_5)] = gemm_by_gemv<gemv<Format::t3_5>>;
-  table[static_cast<int>(Format::t4)] = gemm_by_gemv<gemv<Format::t4>>;
-  table[static_cast<int>(Format::t4h)] = gemm_by_gemv<gemv<Format::t4h>>;
-  table[static_cast<int>(Format::t5)] = gemm_by_gemv<gemv<Format::t5>>;
-  table[static_cast<int>(Format::nl6)] = gemm_by_gemv<gemv<Format::nl6>>;
-  table[static_cast<int>(Format::w8)] = gemm_by_gemv<gemv<Format::w8>>;
 }
 
 }  // namespace r1::simd
