@@ -66,8 +66,10 @@ void gqa(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
                   s.cos.at(pairs), s.sin.at(pairs));
     }
     member.barrier();
+    pass.mark(member, Phase::attention_projections);
     prefill_gqa(member, pass, kv_layer);
     member.barrier();
+    pass.mark(member, Phase::attention);
     project_heads(member, pass, layer, w.o_proj);
     return;
   }

@@ -93,6 +93,7 @@ void mla(const numa::Member& member, Pass& pass, const Layer& layer, std::uint32
   if (pass.observer == nullptr && uses_prefill(pass)) {  // it has no weighted latents to show
     prefill_mla(member, pass, w, layer.index, kv_layer);
     member.barrier();
+    pass.mark(member, Phase::attention);
     project_heads(member, pass, layer, w.o_proj);
     return;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "runtime/bench/attention_bench.h"
+#include "runtime/bench/gemm_bench.h"
 #include "runtime/bench/kernel_bench.h"
 #include "runtime/bench/model_bench.h"
 #include "runtime/bench/report.h"
@@ -38,7 +39,7 @@ struct KernelFlags {
   KernelBenchOptions options;
   std::string isa;
   std::vector<std::string> formats;
-  bool attention = false, json = false;
+  bool attention = false, gemm = false, json = false;
 };
 
 // A line on a terminal that says what is being measured.
@@ -162,6 +163,8 @@ int run_model(ModelFlags& flags) {
 }
 
 void add_kernel_options(CLI::App& app, KernelFlags& flags) {
+  app.add_flag("--gemm", flags.gemm,
+               "Instead: batches of 1 to 512 tokens on one core, beside the integer dot products that it can do");
   app.add_flag(
       "--attention", flags.attention,
       "Instead: one token of R1's attention at depth, by type of cache, beside the widest multiply-add that it "
@@ -211,6 +214,29 @@ int run_attention(const KernelFlags& flags) {
   return written ? exit_done : report(written.error());
 }
 
+int run_gemm(const KernelFlags& flags, const ReadBandwidth& memory) {
+  GemmBenchOptions options;
+  options.isas = flags.options.isas;
+  options.formats = flags.options.formats;
+  options.n_tokens = {1, 2, 4, 8, 16, 32, 128, 512};
+  options.seconds = flags.options.seconds;
+  const auto results = [&] {
+    const Progress progress;
+    options.on_step = [&](const std::string& what) { progress.step(what); };
+    return bench_gemm(options, memory.data(), memory.size());
+  }();
+  Terminal terminal;
+  if (flags.json) {
+    terminal.write(to_line({{"k", kernel_bench_k}, {"results", to_json(results)}}));
+  } else {
+    terminal.write(to_table(results));
+    terminal.write("\nMedians over turns of batches and of dot products on registers, one thread.\n");
+  }
+  terminal.flush();
+  const auto written = terminal.status();
+  return written ? exit_done : report(written.error());
+}
+
 int run_kernels(KernelFlags& flags) {
   KernelBenchOptions& options = flags.options;
   if (!flags.isa.empty()) {
@@ -224,6 +250,7 @@ int run_kernels(KernelFlags& flags) {
     }
   }
   if (flags.attention) {
+    if (flags.gemm) return report({ErrorCode::invalid_argument, "--attention or --gemm: one at a time", ""});
     if (!flags.formats.empty()) {
       return report({ErrorCode::invalid_argument, "--attention has no weight formats: leave --format out", ""});
     }
@@ -240,6 +267,7 @@ int run_kernels(KernelFlags& flags) {
 
   auto reads = memory_to_read();
   if (!reads) return report(reads.error());
+  if (flags.gemm) return run_gemm(flags, **reads);
   const auto results = [&] {
     const Progress progress;
     options.on_step = [&](const std::string& what) { progress.step(what); };

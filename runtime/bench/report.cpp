@@ -147,4 +147,42 @@ std::string to_table(const std::vector<AttentionBenchResult>& results) {
   return text;
 }
 
+ordered_json to_json(const std::vector<GemmBenchResult>& results) {
+  ordered_json array = ordered_json::array();
+  for (const GemmBenchResult& r : results) {
+    const bool vnni = r.isa == simd::Isa::avx2_vnni || r.isa == simd::Isa::avx512_vnni;
+    array.push_back({{"kernel", "gemm"},
+                     {"format", quant::info(r.format).name},
+                     {"tokens", r.n_tokens},
+                     {"threads", 1},
+                     {"isa", simd::isa_name(r.isa)},
+                     {"multiply_adds_per_second", r.multiply_adds_per_s},
+                     {"peak", vnni ? "vnni" : "int8"},
+                     {"peak_per_second", r.peak_per_s},
+                     {"fraction", r.fraction}});
+  }
+  return array;
+}
+
+// Formats as rows, batches as columns.
+std::string to_table(const std::vector<GemmBenchResult>& results) {
+  std::string text;
+  const GemmBenchResult* last = nullptr;
+  for (const GemmBenchResult& r : results) {
+    if (last == nullptr || last->isa != r.isa) {
+      text += fmt::format("{}{}, % of {:.0f} Gmac/s\n{:<8}", last == nullptr ? "" : "\n\n", simd::isa_name(r.isa),
+                          r.peak_per_s / giga, "tokens");
+      for (const GemmBenchResult& column : results) {
+        if (column.isa == r.isa && column.format == r.format) text += fmt::format("{:>7}", column.n_tokens);
+      }
+    }
+    if (last == nullptr || last->isa != r.isa || last->format != r.format) {
+      text += fmt::format("\n{:<8}", quant::info(r.format).name);
+    }
+    text += fmt::format("{:>7.1f}", 100 * r.fraction);
+    last = &r;
+  }
+  return text + '\n';
+}
+
 }  // namespace r1::bench

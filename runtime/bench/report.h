@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/bench/attention_bench.h"
+#include "runtime/bench/gemm_bench.h"
 #include "runtime/bench/kernel_bench.h"
 #include "runtime/bench/model_bench.h"
 
@@ -24,5 +25,10 @@ namespace r1::bench {
 // "peak_per_second", "fraction"}
 [[nodiscard]] nlohmann::ordered_json to_json(const std::vector<AttentionBenchResult>& results);
 [[nodiscard]] std::string to_table(const std::vector<AttentionBenchResult>& results);
+
+// {"kernel": "gemm", "format", "tokens", "isa", "multiply_adds_per_second", "peak": "vnni"|"int8", "peak_per_second",
+// "fraction"}
+[[nodiscard]] nlohmann::ordered_json to_json(const std::vector<GemmBenchResult>& results);
+[[nodiscard]] std::string to_table(const std::vector<GemmBenchResult>& results);
 
 }  // namespace r1::bench

@@ -93,6 +93,15 @@ TEST_CASE("kernels: a row for each format and place, and attention") {
   CHECK(json["results"][3]["format"] == "w8");
   CHECK(json["results"][3]["where"] == "l2");
 
+  const auto gemm =
+      measured({"kernels", "--gemm", "--format", "t2,bf16", "--isa", "avx2", "--seconds", "0.01", "--json"});
+  REQUIRE(gemm["results"].size() == 8);  // bf16 is not packed
+  for (const auto& r : gemm["results"]) {
+    CHECK(r["format"] == "t2");
+    CHECK(r["fraction"] > 0);
+    CHECK(r["peak_per_second"] > r["multiply_adds_per_second"]);
+  }
+
   const auto attention = measured({"kernels", "--attention", "--isa", "avx2", "--seconds", "0.01", "--json"});
   REQUIRE(attention["results"].size() == 6);
   for (const auto& r : attention["results"]) {
