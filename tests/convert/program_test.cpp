@@ -66,7 +66,7 @@ TEST_CASE("verify finds one flipped bit and names it") {
   CHECK(json["failures"].size() == 1);
 }
 
-TEST_CASE("an imatrix is made, changes the weights, and goes with them; bad texts and other models' are refused") {
+TEST_CASE("an imatrix is made, changes the weights, and goes with them, bad texts and other models' are refused") {
   const ScratchDirectory scratch;
   REQUIRE(run_quantize({nano, scratch / "w8", "--recipe", "w8"}).exit_code == 0);
   std::string text;

@@ -233,7 +233,7 @@ TEST_CASE("an imatrix is the same for any number of threads, after a stop, and a
   }
 }
 
-TEST_CASE("experts that saw few tokens borrow from their layer; another model's imatrix is refused") {
+TEST_CASE("experts that saw few tokens borrow from their layer, another model's imatrix is refused") {
   const auto model = test::open_model("deepseek-v3-bf16");
   const rt::ModelConfig& config = model->impl().file->config();
   rt::Imatrix imatrix = rt::Imatrix::zeros(config, "id");
