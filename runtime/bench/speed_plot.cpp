@@ -58,13 +58,15 @@ std::string speed_by_depth_svg(const std::vector<ModelBenchResult>& results, con
       "font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"{0}\" height=\"{1}\" fill=\"white\"/>\n"
       "<text x=\"{2}\" y=\"26\" font-size=\"15\">{3}</text>\n",
       width, height, left, escaped(title));
-  for (double rate = 0; rate <= y_top * 1.0001; rate += y_step) {
+  for (int tick = 0; tick * y_step <= y_top * 1.0001; ++tick) {
+    const double rate = tick * y_step;
     svg += fmt::format(
         "<line x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{2:.1f}\" y2=\"{1:.1f}\" stroke=\"#ddd\"/>\n"
         "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:g}</text>\n",
         left, y_of(rate), width - right, left - 8, y_of(rate) + 4, rate);
   }
-  for (double depth = 0; depth <= most_depth * 1.0001; depth += x_step) {
+  for (int tick = 0; tick * x_step <= most_depth * 1.0001; ++tick) {
+    const double depth = tick * x_step;
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{:.0f}</text>\n", x_of(depth),
                        height - bottom + 18, depth);
   }
