@@ -106,6 +106,7 @@ Kernels make_table(Isa isa) {
   if (isa == Isa::avx512_vnni) {
     use_avx512_vnni_gemv(table.gemv);
     use_avx512_vnni_gemm(table.gemm);
+    use_avx512_vnni_w8_gemm(table.gemm);
     use_avx512_vnni_q8_attention(table);
     if (has_avx512_bf16()) use_avx512_bf16_attention(table);
     use_avx512_vnni_prefill_attention(table);

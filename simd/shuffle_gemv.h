@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "simd/gemm_by_gemv.h"
 #include "simd/trellis_shape.h"
 
 namespace r1::simd {
@@ -317,20 +316,6 @@ void use_shuffle_gemv(GemvFn* table) {
   table[static_cast<int>(Format::t5)] = shuffle_gemv<Format::t5, V>;
   table[static_cast<int>(Format::nl6)] = shuffle_gemv<Format::nl6, V>;
   table[static_cast<int>(Format::w8)] = shuffle_gemv<Format::w8, V>;
-}
-
-template <class V>
-void use_shuffle_gemm(GemmFn* table) {
-  using quant::Format;
-  table[static_cast<int>(Format::t2)] = gemm_by_gemv<shuffle_gemv<Format::t2, V>>;
-  table[static_cast<int>(Format::t2_5)] = gemm_by_gemv<shuffle_gemv<Format::t2_5, V>>;
-  table[static_cast<int>(Format::t3)] = gemm_by_gemv<shuffle_gemv<Format::t3, V>>;
-  table[static_cast<int>(Format::t3_5)] = gemm_by_gemv<shuffle_gemv<Format::t3_5, V>>;
-  table[static_cast<int>(Format::t4)] = gemm_by_gemv<shuffle_gemv<Format::t4, V>>;
-  table[static_cast<int>(Format::t4h)] = gemm_by_gemv<shuffle_gemv<Format::t4h, V>>;
-  table[static_cast<int>(Format::t5)] = gemm_by_gemv<shuffle_gemv<Format::t5, V>>;
-  table[static_cast<int>(Format::nl6)] = gemm_by_gemv<shuffle_gemv<Format::nl6, V>>;
-  table[static_cast<int>(Format::w8)] = gemm_by_gemv<shuffle_gemv<Format::w8, V>>;
 }
 
 }  // namespace

@@ -3,14 +3,14 @@
 // trellis_shape.h.
 //
 // `V` is a register width with its dot product; a column is a register's rows. `Unpack` turns codes into tiles:
-//   weights: 4 k of each row side by side, as a dot product of four bytes wants them: [block][quad][column][row][4 k]
+//   weights: codebook + 64 as unsigned bytes, 4 k of each row side by side, as a dot product of four bytes wants them:
+//            [block][quad][column][row][4 k]
 //   scales:  f32 [block][column][row]
 // A sum over K goes on from slab to slab in `totals`, in the order of kernels.h whatever the cut.
 #pragma once
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -19,6 +19,10 @@
 
 namespace r1::simd {
 namespace {
+
+inline std::uint32_t smaller(std::uint32_t a, std::uint32_t b) {
+  return a < b ? a : b;
+}
 
 constexpr std::uint32_t slab_superchunks = 4;  // two panels: 18 KiB, and first-level caches have 32 or 48
 constexpr std::uint32_t slab_blocks = 4 * slab_superchunks;
@@ -41,7 +45,7 @@ struct SlabInputs {
 };
 
 // totals[t] += tile · token t. Per 32 k a column and token take eight dot products, a conversion and an FMA.
-template <class Weights, class V, int NC, int NT>
+template <class V, int NC, int NT>
 [[gnu::noinline]] void multiply_slab(Tile<V, NC>& tile, std::uint32_t n_superchunks, const SlabInputs& in,
                                      float (*totals)[NC][V::rows]) {
   using Bytes = typename V::Bytes;
@@ -51,7 +55,7 @@ template <class Weights, class V, int NC, int NT>
   for (std::size_t t = 0; t < NT; ++t) {
     q[t] = in.q + t * in.k_padded;
     const std::int32_t* sums = in.block_sum + t * (in.k_padded / quant::block_k);
-    for (std::uint32_t b = 0; b < 4 * n_superchunks; ++b) starts[t][b] = Weights::start(sums[b]);
+    for (std::uint32_t b = 0; b < 4 * n_superchunks; ++b) starts[t][b] = -64 * sums[b];
   }
   for (std::uint32_t s = 0; s < n_superchunks; ++s) {
     Floats acc[NT][NC];
@@ -70,16 +74,16 @@ template <class Weights, class V, int NC, int NT>
       }
 #pragma GCC unroll 8
       for (int quad = 0; quad < 8; ++quad) {
-        typename Weights::Register w[NC];
+        Bytes w[NC];
 #pragma GCC unroll 4
-        for (int c = 0; c < NC; ++c) w[c] = Weights::load(tile.weights[b][quad][c]);
+        for (int c = 0; c < NC; ++c) w[c] = V::load(tile.weights[b][quad][c]);
 #pragma GCC unroll 8
         for (int t = 0; t < NT; ++t) {
           std::int32_t four = 0;
           std::memcpy(&four, q[t] + b * quant::block_k + 4 * quad, sizeof four);
           const Bytes activations = V::broadcast4(four);
 #pragma GCC unroll 4
-          for (int c = 0; c < NC; ++c) dot[t][c] = Weights::dot(dot[t][c], w[c], activations);
+          for (int c = 0; c < NC; ++c) dot[t][c] = V::dot(dot[t][c], w[c], activations);
         }
       }
 #pragma GCC unroll 4
@@ -99,11 +103,18 @@ template <class Weights, class V, int NC, int NT>
 }
 
 // The same for 1 … V::tile_tokens tokens.
-template <class Weights, class V, int NC, int NT = V::tile_tokens>
+template <class V, int NC, int NT = V::tile_tokens>
 void multiply_tokens(Tile<V, NC>& tile, std::uint32_t n_superchunks, std::uint32_t n_tokens, const SlabInputs& in,
                      float (*totals)[NC][V::rows]) {
-  if (n_tokens == NT) return multiply_slab<Weights, V, NC, NT>(tile, n_superchunks, in, totals);
-  if constexpr (NT > 1) multiply_tokens<Weights, V, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals);
+  if (n_tokens == NT) return multiply_slab<V, NC, NT>(tile, n_superchunks, in, totals);
+  if constexpr (NT > 1) multiply_tokens<V, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals);
+}
+
+// Part `i` of `n` of a slab's codes, so that memory answers while products are computed.
+inline void prefetch_part(const std::uint8_t* codes, std::size_t bytes, std::uint32_t i, std::uint32_t n) {
+  const std::size_t lines = (bytes + 63) / 64;
+  for (std::size_t line = lines * i / n; line < lines * (i + 1) / n; ++line)
+    _mm_prefetch(reinterpret_cast<const char*>(codes + 64 * line), _MM_HINT_T1);
 }
 
 // NP panels with up to totals_tokens tokens.
@@ -117,7 +128,7 @@ void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInpu
   const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
   const std::uint32_t n_groups = (n_tokens + V::tile_tokens - 1) / V::tile_tokens;
   for (std::uint32_t c = 0; c < n_superchunks; c += slab_superchunks) {
-    const std::uint32_t n = std::min(slab_superchunks, n_superchunks - c);
+    const std::uint32_t n = smaller(slab_superchunks, n_superchunks - c);
     for (int p = 0; p < NP; ++p) {
       const auto* codes = reinterpret_cast<const std::uint8_t*>(w.panel(panel + static_cast<std::uint32_t>(p)));
       for (std::uint32_t s = 0; s < n; ++s) {
@@ -127,17 +138,25 @@ void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInpu
     }
     // Groups of tokens of nearly the same size: a remainder of one would leave most registers idle.
     for (std::uint32_t g = 0, t = 0; g < n_groups; ++g) {
+      // What is unpacked next: these panels' next slab, or the next panels' first one.
+      for (int p = 0; p < NP; ++p) {
+        const bool last = c + slab_superchunks >= n_superchunks;
+        const std::byte* next = w.panel(panel + static_cast<std::uint32_t>(last ? p + NP : p));
+        if (!last) next += std::size_t{c + slab_superchunks} * Unpack::superchunk_bytes;
+        prefetch_part(reinterpret_cast<const std::uint8_t*>(next), n * std::size_t{Unpack::superchunk_bytes}, g,
+                      n_groups);
+      }
       const std::uint32_t n_group = (n_tokens - t + n_groups - g - 1) / (n_groups - g);
       const SlabInputs slab{in.q + t * in.k_padded + std::size_t{c} * quant::superchunk_k,
                             in.scale + t * (in.k_padded / quant::superchunk_k) + c,
                             in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded};
-      multiply_tokens<typename Unpack::Weights, V, n_columns>(tile, n, n_group, slab, tile.totals + t);
+      multiply_tokens<V, n_columns>(tile, n, n_group, slab, tile.totals + t);
       t += n_group;
     }
   }
   for (int p = 0; p < NP; ++p) {
     const std::uint32_t row = (panel + static_cast<std::uint32_t>(p)) * quant::panel_rows, left = w.layout.rows - row;
-    const std::size_t n_bytes = std::min(left, quant::panel_rows) * sizeof(float);
+    const std::size_t n_bytes = smaller(left, quant::panel_rows) * sizeof(float);
     for (std::uint32_t t = 0; t < n_tokens; ++t) {
       alignas(64) float rows[quant::panel_rows];
       for (int part = 0; part < V::parts; ++part) {
@@ -158,7 +177,7 @@ void tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_
                                                                              : x.q;
   for (std::uint32_t t = 0; t < n_tokens; t += totals_tokens) {
     const std::size_t token = token_begin + t;
-    const std::uint32_t n = std::min(totals_tokens, n_tokens - t);
+    const std::uint32_t n = smaller(totals_tokens, n_tokens - t);
     const SlabInputs in{q + token * x.k_padded, x.scale + token * (x.k_padded / quant::superchunk_k),
                         x.block_sum + token * (x.k_padded / quant::block_k), x.k_padded};
     std::uint32_t panel = panel_begin;
@@ -169,7 +188,7 @@ void tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_
   }
 }
 
-// UnpackOf<F> for every packed format.
+// UnpackOf<F> for every trellis format. (w8 has nothing to unpack: a batch walks its GEMV.)
 template <template <quant::Format> class UnpackOf, class V>
 void use_tile_gemm(GemmFn* table) {
   using quant::Format;
@@ -181,7 +200,6 @@ void use_tile_gemm(GemmFn* table) {
   table[static_cast<int>(Format::t4h)] = tile_gemm<Format::t4h, UnpackOf<Format::t4h>, V>;
   table[static_cast<int>(Format::t5)] = tile_gemm<Format::t5, UnpackOf<Format::t5>, V>;
   table[static_cast<int>(Format::nl6)] = tile_gemm<Format::nl6, UnpackOf<Format::nl6>, V>;
-  table[static_cast<int>(Format::w8)] = tile_gemm<Format::w8, UnpackOf<Format::w8>, V>;
 }
 
 }  // namespace

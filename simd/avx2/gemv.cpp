@@ -2,6 +2,8 @@
 #include "simd/avx2/gemv.h"
 
 #include "simd/avx2/vector.h"
+#include "simd/gemm_by_gemv.h"
+#include "simd/shuffle_gemm.h"
 #include "simd/shuffle_gemv.h"
 
 namespace r1::simd {
@@ -9,6 +11,7 @@ namespace {
 
 // Unsigned × signed bytes by vpmaddubsw. Codebook bytes are at most 127, so a pair's sum stays below 2^15.
 struct MaddDot {
+  static constexpr int tile_tokens = 4;  // eight sums, two weights, and what a product passes through: 16 registers
   static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activation), _mm256_set1_epi16(1)));
   }

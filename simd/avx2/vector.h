@@ -21,6 +21,7 @@ struct Vector256 : Dot {
   static constexpr int rows = 8;     // of a register of floats
   static constexpr int parts = 2;    // of a panel
   static constexpr int prefetch_bytes = 2048;
+  static constexpr int tile_panels = 1;  // of a batch's tile; Dot says how many tokens meet it at once
 
   static Bytes load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static Bytes broadcast4(std::int32_t x) { return _mm256_set1_epi32(x); }
@@ -70,9 +71,18 @@ struct Vector256 : Dot {
                               _mm256_add_epi32(odd, _mm256_slli_epi64(odd, 32)), 0xaa);
   }
 
+  // Two dwords a row, even and odd rows apart → the first, or the second, dwords of all rows.
+  static Bytes first_dwords(Bytes even, Bytes odd) {
+    return _mm256_blend_epi32(even, _mm256_shuffle_epi32(odd, 0xa0), 0xaa);
+  }
+  static Bytes second_dwords(Bytes even, Bytes odd) {
+    return _mm256_blend_epi32(_mm256_shuffle_epi32(even, 0xf5), odd, 0xaa);
+  }
+
   static Floats zero_floats() { return _mm256_setzero_ps(); }
   static Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Floats x) { _mm256_store_ps(p, x); }
+  static void store_bytes(void* p, Bytes x) { _mm256_store_si256(static_cast<__m256i*>(p), x); }
   static Floats broadcast_float(float x) { return _mm256_set1_ps(x); }
   static Floats to_floats(Bytes x) { return _mm256_cvtepi32_ps(x); }
   static Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }

@@ -5,12 +5,14 @@
 #include <immintrin.h>
 
 #include "simd/avx2/vector.h"
+#include "simd/shuffle_gemm.h"
 #include "simd/shuffle_gemv.h"
 
 namespace r1::simd {
 namespace {
 
 struct VnniDot {
+  static constexpr int tile_tokens = 6;  // twelve sums, two weights, one activation: 15 of 16 registers
   static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
     return _mm256_dpbusd_epi32(acc, weights, activation);
   }

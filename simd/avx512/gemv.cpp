@@ -3,6 +3,7 @@
 #include "simd/avx512/gemv.h"
 
 #include "simd/avx512/vector.h"
+#include "simd/shuffle_gemm.h"
 #include "simd/shuffle_gemv.h"
 
 namespace r1::simd {

@@ -21,6 +21,8 @@ struct Vector512 {
   static constexpr int rows = 16;    // of a register of floats
   static constexpr int parts = 1;    // of a panel
   static constexpr int prefetch_bytes = 2048;
+  // Of a batch's tile: twelve sums of integers and twelve of floats, of 32 registers.
+  static constexpr int tile_panels = 2, tile_tokens = 6;
 
   static Bytes load(const void* p) { return _mm512_loadu_si512(p); }
   static Bytes broadcast4(std::int32_t x) { return _mm512_set1_epi32(x); }
@@ -88,9 +90,18 @@ struct Vector512 {
     return _mm512_mask_add_epi32(sum, 0xaaaa, odd, _mm512_slli_epi64(odd, 32));
   }
 
+  // Two dwords a row, even and odd rows apart → the first, or the second, dwords of all rows.
+  static Bytes first_dwords(Bytes even, Bytes odd) {
+    return _mm512_mask_shuffle_epi32(even, 0xaaaa, odd, _MM_PERM_CCAA);
+  }
+  static Bytes second_dwords(Bytes even, Bytes odd) {
+    return _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+  }
+
   static Floats zero_floats() { return _mm512_setzero_ps(); }
   static Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Floats x) { _mm512_store_ps(p, x); }
+  static void store_bytes(void* p, Bytes x) { _mm512_store_si512(p, x); }
   static Floats broadcast_float(float x) { return _mm512_set1_ps(x); }
   static Floats to_floats(Bytes x) { return _mm512_cvtepi32_ps(x); }
   static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }

@@ -10,6 +10,7 @@
 
 #include "simd/avx512/scales.h"
 #include "simd/avx512_vnni/codes.h"
+#include "simd/gemm_by_gemv.h"
 #include "simd/trellis_shape.h"
 
 namespace r1::simd {
@@ -194,6 +195,10 @@ void use_avx512_vnni_gemv(GemvFn* table) {
   table[static_cast<int>(Format::t5)] = gemv<Format::t5>;
   table[static_cast<int>(Format::nl6)] = gemv<Format::nl6>;
   table[static_cast<int>(Format::w8)] = gemv<Format::w8>;
+}
+
+void use_avx512_vnni_w8_gemm(GemmFn* table) {
+  table[static_cast<int>(Format::w8)] = gemm_by_gemv<gemv<Format::w8>>;
 }
 
 }  // namespace r1::simd

@@ -7,6 +7,7 @@ namespace r1::simd {
 
 void use_avx512_vnni_gemv(GemvFn* table);  // [n_formats + 1], by format id
 void use_avx512_vnni_gemm(GemmFn* table);
+void use_avx512_vnni_w8_gemm(GemmFn* table);
 void use_avx512_vnni_q8_attention(Kernels& kernels);
 void use_avx512_bf16_attention(Kernels& kernels);  // for machines that have avx512_bf16, too
 void use_avx512_vnni_prefill_attention(Kernels& kernels);
