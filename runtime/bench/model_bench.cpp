@@ -176,6 +176,16 @@ class Bench {
     if (options_.on_step) options_.on_step(what);
   }
 
+  // From now on, of all that the session runs; null if nobody asked.
+  [[nodiscard]] std::unique_ptr<rt::Profile> profile_of(Session& session) const {
+    if (!options_.profile) return nullptr;
+    numa::ThreadTeam& team = session.impl().team;
+    team.measure_waits(true);
+    auto profile = std::make_unique<rt::Profile>(team.size());
+    session.impl().profile = profile.get();
+    return profile;
+  }
+
   Result<void> decode(int n_threads, std::uint32_t depth) {
     step(fmt::format("decode at depth {}", depth));
     R1_TRY(Session s, session(n_threads, depth + options_.generate_tokens + 1));
@@ -184,12 +194,7 @@ class Bench {
     R1_CHECK(s.append(tokens_.next(1)));  // threads are made, buffers touched
     (void)reads_.burst(team, burst_seconds);
 
-    std::unique_ptr<rt::Profile> profile;
-    if (options_.profile) {
-      team.measure_waits(true);
-      profile = std::make_unique<rt::Profile>(team.size());
-      s.impl().profile = profile.get();
-    }
+    const std::unique_ptr<rt::Profile> profile = profile_of(s);
     double wall_ns = 0;
     std::vector<Round> rounds;
     for (std::uint32_t repeat = 0; repeat < options_.n_repeats; ++repeat) {
@@ -225,12 +230,7 @@ class Bench {
     numa::ThreadTeam& team = s.impl().team;
     R1_CHECK(s.append(tokens_.next(std::min(prompt, *s.impl().options.batch_tokens))));
 
-    std::unique_ptr<rt::Profile> profile;
-    if (options_.profile) {
-      team.measure_waits(true);
-      profile = std::make_unique<rt::Profile>(team.size());
-      s.impl().profile = profile.get();
-    }
+    const std::unique_ptr<rt::Profile> profile = profile_of(s);
     double wall_ns = 0;
     std::vector<Round> rounds;
     for (std::uint32_t repeat = 0; repeat < options_.n_repeats; ++repeat) {
