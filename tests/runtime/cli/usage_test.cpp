@@ -1,5 +1,6 @@
 // What a user can get wrong: one clear line on standard error, and the right exit code.
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -132,6 +133,29 @@ TEST_CASE("models that are none") {
   check_error(run_r1({"tokenize", "/nonexistent"}), 1, "/nonexistent");
   check_error(run_r1(ask({"--template", "frobnicate"})), 2, "frobnicate");
   check_error(run_r1({"render", model, "--template", "frobnicate", "-p", "x"}), 2, "frobnicate");
+}
+
+TEST_CASE("a KV cache that no memory holds is refused before anything starts with the numbers") {
+  const std::filesystem::path roomy = std::filesystem::path(R1_WORK_DIR) / ("roomy-" + std::to_string(::getpid()));
+  std::filesystem::copy(model, roomy, std::filesystem::copy_options::recursive);
+  std::ifstream in(roomy / "config.json");
+  nlohmann::json config = nlohmann::json::parse(in);
+  in.close();
+  config["max_position_embeddings"] = 1 << 28;  // 5,760 bytes each in f32
+  std::ofstream(roomy / "config.json") << config;
+  const std::vector<std::string> arguments = {"run", roomy,   "-p",        "What is 2 + 3?", "-n", "4",
+                                              "-q",  "--ctx", "268435456", "--kv-type",      "f32"};
+  const auto refused = run_r1(arguments);
+  check_error(refused, 1, "a KV cache of 268435456 tokens needs 1440.00 GiB (5760 bytes a token)");
+  CHECK(refused.out.empty());
+
+  // What it offers instead fits.
+  const std::string offer = "at most ";
+  const auto at = refused.err.find(offer);
+  REQUIRE(at != std::string::npos);
+  CHECK(std::stoull(refused.err.substr(at + offer.size())) > 0);
+  CHECK(run_r1({"run", roomy, "-p", "What is 2 + 3?", "-n", "4", "-q"}).exit_code == 0);
+  std::filesystem::remove_all(roomy);
 }
 
 TEST_CASE("instruction sets") {
