@@ -3,9 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <clocale>
-#include <csignal>
-#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +15,7 @@
 #include "runtime/bench/speed_plot.h"
 #include "runtime/cli/files.h"
 #include "runtime/cli/options.h"
+#include "runtime/cli/program.h"
 #include "runtime/cli/terminal.h"
 #include "runtime/engine/session_impl.h"
 
@@ -286,22 +284,16 @@ int run_kernels(KernelFlags& flags) {
   return written ? exit_done : report(written.error());
 }
 
-int run_program(int argc, char** argv) {
+int run(int argc, char** argv) {
   CLI::App app("Measures how fast a model runs on this machine, beside the memory bandwidth that it measures.",
                "r1-bench");
-  app.get_formatter()->column_width(34);
-  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage.");
+  describe(app);
   ModelFlags model_flags;
   KernelFlags kernel_flags;
   add_model_options(app, model_flags);
   CLI::App* kernels = app.add_subcommand("kernels", "The kernels alone: from DRAM and from L2, by format");
   add_kernel_options(*kernels, kernel_flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help
-    return report({ErrorCode::invalid_argument, std::string(e.what()) + " (r1-bench --help lists the options)", ""});
-  }
+  if (const auto code = parse(app, argc, argv)) return *code;
   if (kernels->parsed()) return run_kernels(kernel_flags);
   if (model_flags.model.options.path.empty()) {
     return report(
@@ -314,12 +306,5 @@ int run_program(int argc, char** argv) {
 }  // namespace r1::bench
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write
-  std::setlocale(LC_CTYPE, "C.UTF-8");
-  r1::cli::set_program_name("r1-bench");
-  try {
-    return r1::bench::run_program(argc, argv);
-  } catch (const std::exception& e) {  // the library throws nothing; memory can still run out anywhere
-    return r1::cli::report({r1::ErrorCode::out_of_memory, e.what(), ""});
-  }
+  return r1::cli::run_program("r1-bench", r1::bench::run, argc, argv);
 }

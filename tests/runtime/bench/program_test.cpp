@@ -111,6 +111,8 @@ TEST_CASE("kernels: a row for each format and place, and attention") {
 }
 
 TEST_CASE("what cannot be measured is one clear line") {
+  CHECK(run_r1({"--version"}).out.starts_with("r1-bench "));
+  check_error({model, "--frobnicate"}, 2, "--frobnicate");
   check_error({}, 2, "MODEL or kernels is required");
   check_error({"/nonexistent"}, 1, "/nonexistent");
   check_error({model, "--threads", "0"}, 2, "--threads");
