@@ -36,7 +36,7 @@ std::size_t padded(std::uint32_t k) {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  constexpr const char* names[n_isas] = {"scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni"};
+  constexpr const char* names[n_isas] = {"scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx"};
   return names[static_cast<int>(isa)];
 }
 

@@ -4,6 +4,8 @@
 #include <array>
 #include <mutex>
 
+#include "simd/amx/detect.h"
+#include "simd/amx/gemm.h"
 #include "simd/avx2/gemv.h"
 #include "simd/avx2_vnni/gemv.h"
 #include "simd/avx512/gemv.h"
@@ -52,6 +54,7 @@ std::array<Feature, 6> needed(Isa isa) {
                    {"avx512dq", __builtin_cpu_supports("avx512dq") != 0}}};
       break;
     case Isa::avx512_vnni:
+    case Isa::amx:
       features = {{{"avx512f", __builtin_cpu_supports("avx512f") != 0},
                    {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
                    {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
@@ -70,10 +73,10 @@ std::string lacking(Isa isa) {
   for (const Feature& feature : needed(isa)) {
     if (feature.name != nullptr && !feature.present) return std::string("CPU lacks ") + feature.name;
   }
-  return {};
+  return isa == Isa::amx ? lacking(request_amx()) : std::string();
 }
 
-constexpr std::array best_first = {Isa::avx512_vnni, Isa::avx512, Isa::avx2_vnni, Isa::avx2, Isa::scalar};
+constexpr std::array best_first = {Isa::amx, Isa::avx512_vnni, Isa::avx512, Isa::avx2_vnni, Isa::avx2, Isa::scalar};
 
 Kernels make_table(Isa isa) {
   Kernels table;
@@ -97,13 +100,13 @@ Kernels make_table(Isa isa) {
     use_avx2_vnni_q8_attention(table);
     use_avx2_vnni_prefill_attention(table);
   }
-  if (isa == Isa::avx512 || isa == Isa::avx512_vnni) use_avx512_attention(table);
+  if (isa >= Isa::avx512) use_avx512_attention(table);
   if (isa == Isa::avx512) {
     use_avx512_gemv(table.gemv);
     use_avx512_gemm(table.gemm);
     use_avx512_prefill_attention(table);
   }
-  if (isa == Isa::avx512_vnni) {
+  if (isa >= Isa::avx512_vnni) {
     use_avx512_vnni_gemv(table.gemv);
     use_avx512_vnni_gemm(table.gemm);
     use_avx512_vnni_w8_gemm(table.gemm);
@@ -111,6 +114,7 @@ Kernels make_table(Isa isa) {
     if (has_avx512_bf16()) use_avx512_bf16_attention(table);
     use_avx512_vnni_prefill_attention(table);
   }
+  if (isa == Isa::amx) use_amx_gemm(table.wide_gemm);
   return table;
 }
 

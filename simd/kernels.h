@@ -4,7 +4,7 @@
 // ISAs compute alike; then, in this order, acc = fma(float(dot), block_scale, acc) over the four blocks of a
 // superchunk, total = fma(acc, activation_scale, total) over the superchunks, y = total · row_scale. All ISAs that
 // follow the order give the same bits. A row's result does not depend on which panels, tokens or threads share the
-// call.
+// call. (Wide batches of some formats round otherwise: WideGemm.)
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,8 @@
 
 namespace r1::simd {
 
-enum class Isa : std::uint8_t { scalar, avx2, avx2_vnni, avx512, avx512_vnni };  // later ones are better
-inline constexpr int n_isas = 5;
+enum class Isa : std::uint8_t { scalar, avx2, avx2_vnni, avx512, avx512_vnni, amx };  // later ones are better
+inline constexpr int n_isas = 6;
 [[nodiscard]] const char* isa_name(Isa isa);
 
 // A tensor blob in place (mapped file or arena), not owned.
@@ -95,6 +95,20 @@ inline constexpr std::size_t gemm_tile_bytes = std::size_t{128} << 10;
   return format == quant::Format::w8 ? max_gemv_tokens + 1 : 5;
 }
 
+// A GemmFn for batches of min_tokens and more, on machines whose matrix unit is worth its set-up only then. nl6 and w8
+// follow the contract above, to the bit. For t2 … t5 the block scales of a row's 128 k are folded into eight bits,
+// since sums must leave the matrix unit wherever a scale changes:
+//   greatest = max |block_scale| over the four blocks          factor_b = round_even(block_scale_b · (258 / greatest))
+//   w = floor((code · factor_b + 64) / 128)                    (|code| ≤ 63, so |w| ≤ 127)
+//   sum = float(Σ w·q over 128 k) · (greatest · (128 / 258)), total = fma(sum, activation_scale, total), y = total ·
+//   row_scale
+// A row's result is the same in every such batch, but it is not that of gemv.
+struct WideGemm {
+  GemmFn multiply = nullptr;
+  std::uint32_t min_tokens = 0;
+};
+inline constexpr float fold_factor_max = 258;
+
 // Element type of a KV cache row.
 enum class KvType : std::uint8_t { f32, f16, bf16, q8 };  // q8: pages of q8_cache.h
 [[nodiscard]] std::size_t kv_element_bytes(KvType type);  // not q8
@@ -103,8 +117,16 @@ void load_kv(KvType type, const void* in, std::size_t n, float* out);
 
 struct Kernels {
   Isa isa = Isa::scalar;
-  GemvFn gemv[quant::n_formats + 1] = {};  // by format id
-  GemmFn gemm[quant::n_formats + 1] = {};  // by format id
+  GemvFn gemv[quant::n_formats + 1] = {};         // by format id
+  GemmFn gemm[quant::n_formats + 1] = {};         // by format id
+  WideGemm wide_gemm[quant::n_formats + 1] = {};  // by format id; empty where `gemm` does all
+
+  // The product of a batch of gemm_min_tokens or more.
+  [[nodiscard]] GemmFn gemm_for(quant::Format format, std::uint32_t n_tokens) const {
+    const auto i = static_cast<std::size_t>(format);
+    const WideGemm& wide = wide_gemm[i];
+    return wide.multiply != nullptr && n_tokens >= wide.min_tokens ? wide.multiply : gemm[i];
+  }
 
   // Row `token` of x (already written, [k]) → q, q_step2, q_step4, scale, block_sum; pads x with zeros up to k_padded.
   // Round to nearest even; a row of zeros has scale 0. Returns false if x holds NaN or infinity (q is then all zero).

@@ -2,11 +2,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <vector>
 
+#include "gemm_tile.h"
 #include "machine_isas.h"
 #include "matrices.h"
 #include "simd/kernels.h"
@@ -16,16 +15,6 @@ using namespace r1::simd;
 using quant::Format;
 
 namespace {
-
-struct Tile {
-  std::unique_ptr<std::byte, void (*)(void*)> memory{static_cast<std::byte*>(std::aligned_alloc(64, gemm_tile_bytes)),
-                                                     &std::free};
-  // Whatever an earlier product left there must not matter: every byte NaN's.
-  std::byte* get() const {
-    std::memset(memory.get(), 0xff, gemm_tile_bytes);
-    return memory.get();
-  }
-};
 
 std::size_t ldy_of(const Matrix& m) {
   return std::size_t{m.view.layout.n_panels} * quant::panel_rows + 3;
@@ -44,7 +33,7 @@ std::vector<float> reference_product(const Kernels& kernels, const Matrix& m, co
 
 // gemm over some tokens and panels writes those values, and nothing else.
 void check_part(const Kernels& kernels, const Matrix& m, const Activations& x, const std::vector<float>& reference,
-                const Tile& tile, std::uint32_t token_begin, std::uint32_t n_tokens, std::uint32_t panel_begin,
+                const GemmTile& tile, std::uint32_t token_begin, std::uint32_t n_tokens, std::uint32_t panel_begin,
                 std::uint32_t panel_end) {
   CAPTURE(token_begin);
   CAPTURE(n_tokens);
@@ -67,7 +56,7 @@ void check_part(const Kernels& kernels, const Matrix& m, const Activations& x, c
 TEST_CASE("batches of any size equal the scalar kernel's single tokens bit for bit") {
   const auto tables = tested_tables();
   const Kernels& scalar = *kernels_for(Isa::scalar);
-  const Tile tile;
+  const GemmTile tile;
   for (const Format format : quant::all_formats) {
     if (!quant::info(format).is_packed()) continue;
     CAPTURE(quant::info(format).name);
@@ -89,7 +78,7 @@ TEST_CASE("batches of any size equal the scalar kernel's single tokens bit for b
 TEST_CASE("large odd batches and wide matrices equal the scalar kernel's single tokens bit for bit") {
   const auto tables = tested_tables();
   const Kernels& scalar = *kernels_for(Isa::scalar);
-  const Tile tile;
+  const GemmTile tile;
   for (const Format format : {Format::t2, Format::t3_5, Format::t4h, Format::w8}) {
     CAPTURE(quant::info(format).name);
     const Matrix narrow(format, 33, 100, 1), wide(format, 5, 7168, 2);
@@ -108,7 +97,7 @@ TEST_CASE("large odd batches and wide matrices equal the scalar kernel's single 
 TEST_CASE("batches of the largest codes, scales and activations do not overflow") {
   const auto tables = tested_tables();
   const Kernels& scalar = *kernels_for(Isa::scalar);
-  const Tile tile;
+  const GemmTile tile;
   for (const Format format : quant::all_formats) {
     if (!quant::info(format).is_packed()) continue;
     CAPTURE(quant::info(format).name);
@@ -129,7 +118,7 @@ TEST_CASE("batches of the largest codes, scales and activations do not overflow"
 
 // bf16 and f32: bit-equal to the same table's single tokens, where a batch is not handed to oneDNN.
 TEST_CASE("batches of plain matrices equal single tokens") {
-  const Tile tile;
+  const GemmTile tile;
   for (const Format format : {Format::bf16, Format::f32}) {
     CAPTURE(quant::info(format).name);
     const Matrix m(format, 37, 203, 6);

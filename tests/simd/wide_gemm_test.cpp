@@ -1,0 +1,218 @@
+// Wide batches: AMX's, where the machine has it, and the same code over tiles in plain code, where it has AVX-512 VBMI.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "folded.h"
+#include "gemm_tile.h"
+#include "matrices.h"
+#include "quant/encode.h"
+#include "simd/kernels.h"
+
+using namespace r1;
+using namespace r1::simd;
+using quant::Format;
+
+namespace r1::simd {
+void use_amx_gemm_emulated(WideGemm* table);
+}
+
+namespace {
+
+struct Wide {
+  const char* name;
+  WideGemm table[quant::n_formats + 1] = {};
+};
+
+std::vector<Wide> wide_tables() {
+  std::vector<Wide> tables;
+  if (const Kernels* amx = kernels_for(Isa::amx)) {
+    tables.push_back({"amx"});
+    std::copy(std::begin(amx->wide_gemm), std::end(amx->wide_gemm), std::begin(tables.back().table));
+  }
+  if (kernels_for(Isa::avx512_vnni) != nullptr) {
+    tables.push_back({"emulated tiles"});
+    use_amx_gemm_emulated(tables.back().table);
+  }
+  if (tables.empty()) MESSAGE("this machine has neither AMX nor AVX-512 VBMI: nothing to test here");
+  return tables;
+}
+
+bool folds(Format format) {
+  return format <= Format::t5;
+}
+
+std::size_t ldy_of(const Matrix& m) {
+  return std::size_t{m.view.layout.n_panels} * quant::panel_rows + 3;
+}
+
+// By the contract: [n_tokens, ldy].
+std::vector<float> reference_product(const Matrix& m, const Activations& x) {
+  const std::size_t ldy = ldy_of(m);
+  std::vector<float> y(x.n_tokens * ldy);
+  if (!folds(m.view.format)) {
+    const Kernels& scalar = *kernels_for(Isa::scalar);
+    for (std::uint32_t t = 0; t < x.n_tokens; ++t)
+      scalar.gemv[static_cast<int>(m.view.format)](m.view, x, t, 1, 0, m.view.layout.n_panels, y.data() + t * ldy, ldy);
+    return y;
+  }
+  const Folded folded(m.view);
+  for (std::uint32_t t = 0; t < x.n_tokens; ++t) {
+    for (std::uint32_t row = 0; row < m.view.rows(); ++row) y[t * ldy + row] = folded.product(m.view, x, t, row);
+  }
+  return y;
+}
+
+// Some tokens and panels: those values, and nothing else is written.
+void check_part(const Wide& wide, const Matrix& m, const Activations& x, const std::vector<float>& reference,
+                const GemmTile& tile, std::uint32_t token_begin, std::uint32_t n_tokens, std::uint32_t panel_begin,
+                std::uint32_t panel_end) {
+  CAPTURE(token_begin);
+  CAPTURE(n_tokens);
+  CAPTURE(panel_begin);
+  CAPTURE(panel_end);
+  const std::size_t ldy = ldy_of(m);
+  std::vector<float> y(n_tokens * ldy, -7.0f), expected = y;
+  const std::size_t row_begin = panel_begin * quant::panel_rows,
+                    row_end = std::min(panel_end * quant::panel_rows, m.view.layout.rows);
+  for (std::size_t t = 0; t < n_tokens; ++t) {
+    for (std::size_t r = row_begin; r < row_end; ++r) expected[t * ldy + r] = reference[(token_begin + t) * ldy + r];
+  }
+  wide.table[static_cast<int>(m.view.format)].multiply(m.view, x, token_begin, n_tokens, panel_begin, panel_end,
+                                                       y.data(), ldy, tile.get());
+  CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+}
+
+double relative_rms(const std::vector<float>& x, const std::vector<float>& y) {
+  double error = 0, signal = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    error += (static_cast<double>(x[i]) - y[i]) * (static_cast<double>(x[i]) - y[i]);
+    signal += static_cast<double>(x[i]) * x[i];
+  }
+  return std::sqrt(error / signal);
+}
+
+}  // namespace
+
+TEST_CASE("wide batches of any size and any panels are the contract's to the bit") {
+  const Kernels& scalar = *kernels_for(Isa::scalar);
+  const GemmTile tile;
+  const auto tables = wide_tables();
+  for (const Format format : quant::all_formats) {
+    if (!quant::info(format).is_packed()) continue;
+    CAPTURE(quant::info(format).name);
+    const Matrix m(format, 75, 700, 11);  // five panels, the last with a tail; six superchunks, the last with a tail
+    const Batch batch(scalar, 67, 700, 5);
+    const auto reference = reference_product(m, batch.view);
+    for (const Wide& wide : tables) {
+      CAPTURE(wide.name);
+      REQUIRE((wide.table[static_cast<int>(format)].multiply != nullptr));
+      for (const std::uint32_t n : {1u, 2u, 15u, 16u, 17u, 31u, 32u, 33u, 48u, 50u, 67u})
+        check_part(wide, m, batch.view, reference, tile, 67 - n, n, 0, 5);
+      check_part(wide, m, batch.view, reference, tile, 3, 20, 1, 4);
+      check_part(wide, m, batch.view, reference, tile, 0, 16, 4, 5);
+      check_part(wide, m, batch.view, reference, tile, 0, 33, 2, 2);
+    }
+  }
+}
+
+TEST_CASE("wide batches of many tokens and of long rows are the contract's to the bit") {
+  const Kernels& scalar = *kernels_for(Isa::scalar);
+  const GemmTile tile;
+  const auto tables = wide_tables();
+  for (const Format format : {Format::t3_5, Format::w8}) {
+    CAPTURE(quant::info(format).name);
+    const Matrix narrow(format, 18, 100, 1), wide_matrix(format, 5, 2100, 2);
+    const Batch many(scalar, 519, 100, 3), few(scalar, 19, 2100, 4);  // more tokens than a tile's totals have room for
+    const auto reference_many = reference_product(narrow, many.view);
+    const auto reference_few = reference_product(wide_matrix, few.view);
+    for (const Wide& wide : tables) {
+      CAPTURE(wide.name);
+      check_part(wide, narrow, many.view, reference_many, tile, 0, 519, 0, 2);
+      check_part(wide, wide_matrix, few.view, reference_few, tile, 0, 19, 0, 1);
+    }
+  }
+}
+
+TEST_CASE("wide batches of the largest codes, scales and activations do not overflow") {
+  const Kernels& scalar = *kernels_for(Isa::scalar);
+  const GemmTile tile;
+  const auto tables = wide_tables();
+  for (const Format format : quant::all_formats) {
+    if (!quant::info(format).is_packed()) continue;
+    CAPTURE(quant::info(format).name);
+    Matrix m(format, 16, 128, 1);
+    const Batch batch(scalar, 16, 128, 3, true);
+    for (int pattern = 0; pattern < 256; pattern += pattern < 8 || pattern >= 247 ? 1 : 17) {
+      CAPTURE(pattern);
+      std::fill(m.memory.begin() + static_cast<std::ptrdiff_t>(m.view.layout.panels_offset_bytes), m.memory.end(),
+                static_cast<std::byte>(pattern));
+      const auto reference = reference_product(m, batch.view);
+      for (const Wide& wide : tables) check_part(wide, m, batch.view, reference, tile, 0, 16, 0, 1);
+    }
+  }
+}
+
+TEST_CASE("block scales of zero and far apart fold without a trap") {
+  const Kernels& scalar = *kernels_for(Isa::scalar);
+  const GemmTile tile;
+  const auto tables = wide_tables();
+  Matrix m(Format::t3, 32, 256, 8);
+  const Batch batch(scalar, 16, 256, 9);
+  for (const float least : {0.0f, 1e-6f, -1.0f}) {
+    CAPTURE(least);
+    std::vector<float> s4_table(16, least);
+    if (least != 0) s4_table[15] = 1;
+    std::memcpy(m.memory.data(), s4_table.data(), 64);
+    const auto reference = reference_product(m, batch.view);
+    for (const Wide& wide : tables) check_part(wide, m, batch.view, reference, tile, 0, 16, 0, 2);
+  }
+}
+
+// FORMAT.md states what folding costs where a row, or 256 k of a row, share a scale: here it is 128 k. Gauss and t(5).
+TEST_CASE("folded scales keep the error within the format's bound") {
+  struct Bound {
+    Format format;
+    double gauss, student5;
+  };
+  constexpr std::uint32_t rows = 8, k = 7168;
+  std::mt19937_64 engine(77);
+  const auto uniform = [&] { return (static_cast<double>(engine() >> 11) + 0.5) * 0x1p-53; };
+  const auto normal = [&] { return std::sqrt(-2 * std::log(uniform())) * std::cos(2 * M_PI * uniform()); };
+  for (const Bound& bound :
+       {Bound{Format::t2, .2780, .2804}, Bound{Format::t2_5, .2047, .2076}, Bound{Format::t3, .1443, .1475},
+        Bound{Format::t3_5, .1058, .1113}, Bound{Format::t4, .0739, .0837}, Bound{Format::t4h, .0703, .0734},
+        Bound{Format::t5, .0378, .0412}}) {
+    CAPTURE(std::string(quant::info(bound.format).name));
+    for (const bool tails : {false, true}) {
+      CAPTURE(tails);
+      std::vector<float> x(std::size_t{rows} * k);
+      for (float& v : x) {
+        double variance = 1;
+        if (tails) {
+          variance = 0;
+          for (int i = 0; i < 5; ++i) variance += std::pow(normal(), 2) / 3;  // t(5)'s own is 5/3
+        }
+        v = static_cast<float>(normal() / std::sqrt(variance));
+      }
+      PackedMatrix m{bound.format, quant::blob_layout(bound.format, rows, k).value(), nullptr};
+      std::vector<std::byte> blob(m.layout.bytes);
+      quant::encode_tensor(bound.format, m.layout, x, {}, blob);
+      m.blob = blob.data();
+      const Folded folded(m);
+      std::vector<float> decoded(x.size()), plain(x.size());
+      quant::decode_rows(bound.format, m.layout, blob, 0, rows, plain.data());
+      for (std::size_t i = 0; i < x.size(); ++i)
+        decoded[i] = static_cast<float>(folded.w[i]) * folded.scale[i / 128] * m.row_scale()[i / k];
+      const double error = relative_rms(x, decoded), before = relative_rms(x, plain);
+      MESSAGE(std::string(quant::info(bound.format).name), tails ? " t(5) " : " Gauss ", before, " → ", error);
+      CHECK(error <= 1.02 * (tails ? bound.student5 : bound.gauss));  // as much above as codes may be (encode_test.cpp)
+      CHECK(error <= 1.04 * before);                                  // t5, t(5); the others 1.01
+    }
+  }
+}
