@@ -12,29 +12,7 @@
 namespace r1::quant {
 namespace {
 
-// Runs fn with the row encoder type of a format.
-template <class Lanes, class Fn>
-auto with_encoder(Format format, Fn&& fn) {
-  switch (format) {
-    case Format::t2:
-      return fn.template operator()<TrellisBlock<TrellisShape<2, 2, 32>, Lanes>>();
-    case Format::t2_5:
-      return fn.template operator()<TrellisBlock<TrellisShape<2, 3, 16>, Lanes>>();
-    case Format::t3:
-      return fn.template operator()<TrellisBlock<TrellisShape<3, 3, 16>, Lanes>>();
-    case Format::t3_5:
-      return fn.template operator()<TrellisBlock<TrellisShape<3, 4, 16>, Lanes>>();
-    case Format::t4:
-    case Format::t4h:
-      return fn.template operator()<TrellisBlock<TrellisShape<4, 4, 16>, Lanes>>();
-    case Format::t5:
-      return fn.template operator()<TrellisBlock<TrellisShape<5, 5, 8>, Lanes>>();
-    case Format::nl6:
-      return fn.template operator()<NearestBlock>();
-    default:
-      return fn.template operator()<RoundedBlock>();
-  }
-}
+constexpr std::array effort_names = {"fast", "normal", "best"};
 
 std::array<float, 16> s4_grid(int steps_per_octave) {
   std::array<float, 16> table{};
@@ -123,7 +101,6 @@ void decode_encoded(const FormatInfo& format, const std::array<float, 16>& s4_ta
   }
 }
 
-template <class Lanes>
 EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
                                 std::span<const float> importance, std::byte* panel_out, float* row_scale) {
   const BlobLayout& layout = encoding.layout;
@@ -132,23 +109,21 @@ EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t pa
   std::fill_n(row_scale, panel_rows, 0.0f);
   const std::uint32_t n_rows = std::min(panel_rows, layout.rows - panel * panel_rows);
   const std::vector<float> w = padded_importance(importance, layout.k, layout.k_padded);
-  return with_encoder<Lanes>(encoding.format, [&]<class Block>() {
-    RowEncoder<Block> encoder(format, encoding.s4_table);
-    std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
-    EncodedRow encoded;
-    EncodeError total;
-    for (std::uint32_t r = 0; r < n_rows; ++r) {
-      load_row(x + std::size_t{r} * layout.k, layout.k, row);
-      encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
-      pack_row(format, encoded, r, reinterpret_cast<std::uint8_t*>(panel_out));
-      row_scale[r] = encoded.row_scale;
-      decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
-      const EncodeError e = error_of(row.data(), decoded.data(), w.data(), layout.k);
-      total.error += e.error;
-      total.signal += e.signal;
-    }
-    return total;
-  });
+  RowEncoder encoder(format, encoding.s4_table, encoding.options);
+  std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
+  EncodedRow encoded;
+  EncodeError total;
+  for (std::uint32_t r = 0; r < n_rows; ++r) {
+    load_row(x + std::size_t{r} * layout.k, layout.k, row);
+    encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
+    pack_row(format, encoded, r, reinterpret_cast<std::uint8_t*>(panel_out));
+    row_scale[r] = encoded.row_scale;
+    decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
+    const EncodeError e = error_of(row.data(), decoded.data(), w.data(), layout.k);
+    total.error += e.error;
+    total.signal += e.signal;
+  }
+  return total;
 }
 
 EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
@@ -172,6 +147,17 @@ EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t pan
 }
 
 }  // namespace
+
+const char* effort_name(Effort effort) {
+  return effort_names[static_cast<std::size_t>(effort)];
+}
+
+std::optional<Effort> effort_from_name(std::string_view name) {
+  for (const Effort effort : {Effort::fast, Effort::normal, Effort::best}) {
+    if (name == effort_name(effort)) return effort;
+  }
+  return std::nullopt;
+}
 
 float expected_error(Format format) {
   switch (format) {
@@ -209,8 +195,9 @@ std::uint32_t sample_row_index(std::uint32_t rows, std::uint32_t sample) {
 }
 
 TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::span<const float> sample_rows,
-                                std::uint32_t n_rows, std::span<const float> importance) {
+                                std::uint32_t n_rows, std::span<const float> importance, const EncodeOptions& options) {
   TensorEncoding encoding;
+  encoding.options = options;
   encoding.format = format;
   encoding.layout = layout;
   if (info(format).scale != ScaleKind::s4) return encoding;
@@ -218,19 +205,16 @@ TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::sp
   double best = 0;
   for (const int steps_per_octave : {5, 3, 4, 6, 8, 10}) {
     const std::array<float, 16> table = s4_grid(steps_per_octave);
-    const double error = with_encoder<Lanes8>(format, [&]<class Block>() {
-      RowEncoder<Block> encoder(info(format), table);
-      std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
-      EncodedRow encoded;
-      double sum = 0;
-      for (std::uint32_t r = 0; r < n_rows; ++r) {
-        load_row(sample_rows.data() + std::size_t{r} * layout.k, layout.k, row);
-        encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
-        decode_encoded(info(format), table, encoded, layout.k, decoded.data());
-        sum += error_of(row.data(), decoded.data(), w.data(), layout.k).error;
-      }
-      return sum;
-    });
+    RowEncoder encoder(info(format), table, options);
+    std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
+    EncodedRow encoded;
+    double error = 0;
+    for (std::uint32_t r = 0; r < n_rows; ++r) {
+      load_row(sample_rows.data() + std::size_t{r} * layout.k, layout.k, row);
+      encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
+      decode_encoded(info(format), table, encoded, layout.k, decoded.data());
+      error += error_of(row.data(), decoded.data(), w.data(), layout.k).error;
+    }
     if (steps_per_octave == 5 || error < best) {
       best = error;
       encoding.s4_table = table;
@@ -242,24 +226,19 @@ TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::sp
 EncodeError encode_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
                          std::span<const float> importance, std::byte* panel_out, float* row_scale) {
   if (!info(encoding.format).is_packed()) return encode_plain_panel(encoding, panel, x, panel_out);
-  return encode_packed_panel<Lanes8>(encoding, panel, x, importance, panel_out, row_scale);
-}
-
-EncodeError encode_panel_one_lane(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
-                                  std::span<const float> importance, std::byte* panel_out, float* row_scale) {
-  if (!info(encoding.format).is_packed()) return encode_plain_panel(encoding, panel, x, panel_out);
-  return encode_packed_panel<Lanes1>(encoding, panel, x, importance, panel_out, row_scale);
+  return encode_packed_panel(encoding, panel, x, importance, panel_out, row_scale);
 }
 
 EncodeError encode_tensor(Format format, const BlobLayout& layout, std::span<const float> x,
-                          std::span<const float> importance, std::span<std::byte> blob_out) {
+                          std::span<const float> importance, std::span<std::byte> blob_out,
+                          const EncodeOptions& options) {
   std::vector<float> sample;
   const std::uint32_t n_samples = n_sample_rows(layout.rows);
   for (std::uint32_t i = 0; i < n_samples; ++i) {
     const float* row = x.data() + std::size_t{sample_row_index(layout.rows, i)} * layout.k;
     sample.insert(sample.end(), row, row + layout.k);
   }
-  const TensorEncoding encoding = prepare_encoding(format, layout, sample, n_samples, importance);
+  const TensorEncoding encoding = prepare_encoding(format, layout, sample, n_samples, importance, options);
   const bool packed = info(format).is_packed();
   if (packed) {
     std::fill_n(blob_out.begin(), layout.panels_offset_bytes, std::byte{0});

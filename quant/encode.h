@@ -5,17 +5,31 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
 
+#include "quant/block_search.h"
 #include "quant/format.h"
 
 namespace r1::quant {
+
+// How many scales a search takes at once: 4, 8, 16. More cost time and save error (docs/quality.md).
+enum class Effort : std::uint8_t { fast, normal, best };
+[[nodiscard]] const char* effort_name(Effort effort);
+[[nodiscard]] std::optional<Effort> effort_from_name(std::string_view name);
+
+struct EncodeOptions {
+  Effort effort = Effort::normal;
+  SearchIsa isa = best_search_isa();  // never changes the result
+};
 
 // What the panels of one tensor share.
 struct TensorEncoding {
   Format format = Format::f32;
   BlobLayout layout;
   std::array<float, 16> s4_table{};  // zeros in S8 formats
+  EncodeOptions options;
 };
 
 // Chooses the S4 grid by trial on `sample_rows`, deterministically (S8, w8, bf16, f32: nothing to choose).
@@ -23,7 +37,7 @@ struct TensorEncoding {
 //   importance   [k] mean squared activations, or empty for uniform; need not be normalised
 [[nodiscard]] TensorEncoding prepare_encoding(Format format, const BlobLayout& layout,
                                               std::span<const float> sample_rows, std::uint32_t n_sample_rows,
-                                              std::span<const float> importance);
+                                              std::span<const float> importance, const EncodeOptions& options = {});
 
 // The rows that prepare_encoding wants to see: at most max_sample_rows, evenly spread, ascending.
 inline constexpr std::uint32_t max_sample_rows = 16;
@@ -46,12 +60,9 @@ struct EncodeError {
 EncodeError encode_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
                          std::span<const float> importance, std::byte* panel_out, float* row_scale);
 
-// The same by one scale candidate at a time: slow, the same bytes. The oracle of the tests.
-EncodeError encode_panel_one_lane(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
-                                  std::span<const float> importance, std::byte* panel_out, float* row_scale);
-
 // The same for a whole tensor in memory; blob_out holds layout.bytes. Single-threaded.
 EncodeError encode_tensor(Format format, const BlobLayout& layout, std::span<const float> x,
-                          std::span<const float> importance, std::span<std::byte> blob_out);
+                          std::span<const float> importance, std::span<std::byte> blob_out,
+                          const EncodeOptions& options = {});
 
 }  // namespace r1::quant

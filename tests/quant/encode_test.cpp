@@ -139,21 +139,53 @@ TEST_CASE("error is at most 2 % above the format's description") {
   }
 }
 
-TEST_CASE("eight candidates in SIMD lanes and one at a time give the same bytes") {
-  constexpr std::uint32_t rows = 16, k = 256;
+TEST_CASE("every instruction set and the scalar search give the same bytes") {
+  constexpr std::uint32_t rows = 5, k = 160;
+  struct Rows {
+    const char* what;
+    std::vector<float> x;
+  };
+  std::vector<Rows> all_rows;
+  for (const auto distribution : {Distribution::gauss, Distribution::laplace, Distribution::student5})
+    all_rows.push_back({"random", draw(distribution, rows * k, 5)});
+  auto& gauss = all_rows[0].x;
+  auto huge = gauss, tiny = gauss, mixed = gauss, outliers = gauss;
+  for (float& v : huge) v *= 1e36f;
+  for (float& v : tiny) v *= 1e-29f;
+  for (std::size_t i = 0; i < mixed.size(); ++i) mixed[i] = std::ldexp(mixed[i], static_cast<int>(i / 32 % 61) - 30);
+  for (std::size_t i = 0; i < outliers.size(); i += 71) outliers[i] *= 300;
+  all_rows.push_back({"huge", huge});
+  all_rows.push_back({"tiny", tiny});
+  all_rows.push_back({"blocks of very different size", mixed});
+  all_rows.push_back({"outliers", outliers});
+  all_rows.push_back({"zero", std::vector<float>(rows * k, 0.0f)});
+  all_rows.push_back({"constant", std::vector<float>(rows * k, -0.37f)});
+  auto few = std::vector<float>(rows * k, 0.0f);
+  for (std::size_t i = 3; i < few.size(); i += 97) few[i] = 1;
+  all_rows.push_back({"nearly zero", few});
+
+  auto importance = lognormal(k);
+  for (std::uint32_t i = 0; i < k; i += 19) importance[i] = i % 2 ? 0.0f : 1e6f;
   for (const Expected& expected : table) {
-    CAPTURE(std::string(info(expected.format).name));
-    for (const auto distribution : {Distribution::gauss, Distribution::student5}) {
-      const auto x = draw(distribution, rows * k, 5);
-      const auto importance = lognormal(k);
-      const BlobLayout layout = blob_layout(expected.format, rows, k).value();
-      const TensorEncoding encoding = prepare_encoding(expected.format, layout, x, rows, importance);
-      std::vector<std::byte> fast(layout.panel_bytes), slow(layout.panel_bytes);
-      float fast_scale[16], slow_scale[16];
-      encode_panel(encoding, 0, x.data(), importance, fast.data(), fast_scale);
-      encode_panel_one_lane(encoding, 0, x.data(), importance, slow.data(), slow_scale);
-      CHECK(fast == slow);
-      CHECK(std::memcmp(fast_scale, slow_scale, sizeof fast_scale) == 0);
+    for (const Effort effort : {Effort::fast, Effort::normal, Effort::best}) {
+      for (const Rows& input : all_rows) {
+        for (const auto& weights : {std::vector<float>(), importance}) {
+          CAPTURE(std::string(info(expected.format).name));
+          CAPTURE(std::string(effort_name(effort)));
+          CAPTURE(std::string(input.what));
+          CAPTURE(weights.empty());
+          std::vector<std::byte> oracle;
+          const BlobLayout layout = blob_layout(expected.format, rows, k).value();
+          for (const SearchIsa isa : all_search_isas) {
+            if (!machine_has(isa)) continue;
+            CAPTURE(static_cast<int>(isa));
+            std::vector<std::byte> blob(layout.bytes);
+            encode_tensor(expected.format, layout, input.x, weights, blob, {effort, isa});
+            if (isa == SearchIsa::scalar) oracle = blob;
+            CHECK(blob == oracle);
+          }
+        }
+      }
     }
   }
 }

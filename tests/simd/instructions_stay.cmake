@@ -1,5 +1,5 @@
-# No object of simd/ holds instructions beyond the baseline, but those of avx2_vnni/, avx512/, avx512_vnni/ and amx/; these
-# define no weak symbols: the linker might take an inline function from them for the whole program.
+# No object of simd/ and quant/ holds instructions beyond the baseline, but those of avx2_vnni/, avx512/, avx512_vnni/ and
+# amx/; these define no weak symbols: the linker might take an inline function from them for the whole program.
 #   cmake -DOBJDUMP=objdump -DOBJECTS="a.o;b.o" -P instructions_stay.cmake
 set(failed FALSE)
 set(n_evex 0)
