@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "convert/recipe_file.h"
 #include "runtime/base/try.h"
 #include "runtime/io/descriptor.h"
 #include "runtime/io/file.h"
@@ -24,13 +25,14 @@ constexpr std::array copied_files = {"tokenizer.json",      "tokenizer_config.js
 constexpr std::uint64_t max_copied_bytes = 1 << 30;
 
 constexpr const char* errors_file = "errors.json";
+constexpr const char* recipe_file = "recipe.json";
 
 bool is_ours(const std::string& file_name) {
   std::string name = file_name;
   if (const std::string partial = ".partial"; name.size() > partial.size() && name.ends_with(partial))
     name.resize(name.size() - partial.size());
   if (name == "config.json" || name == "model.safetensors.index.json" || name == "common.safetensors" ||
-      name == errors_file)
+      name == errors_file || name == recipe_file)
     return true;
   if (name.starts_with("experts-") && name.ends_with(".safetensors")) return true;
   return std::find(copied_files.begin(), copied_files.end(), name) != copied_files.end();
@@ -120,10 +122,11 @@ Result<void> write_errors(const nlohmann::json& errors, const std::string& direc
 
 Result<void> write_config_and_index(const nlohmann::ordered_json& source_config, const nlohmann::ordered_json& origin,
                                     const ConversionPlan& plan, const std::string& directory) {
+  R1_CHECK(write_text(directory, recipe_file, recipe_text(plan.mix)));
   nlohmann::ordered_json config = source_config;
   nlohmann::ordered_json quantization = {{"quant_method", "r1"},
                                          {"format_version", rt::format_version},
-                                         {"recipe", plan.recipe->name},
+                                         {"recipe", plan.mix.name},
                                          {"bits_per_weight", std::round(plan.bits_per_weight() * 1000) / 1000},
                                          {"fingerprint", plan.fingerprint}};
   quantization.update(origin);

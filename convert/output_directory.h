@@ -23,8 +23,8 @@ namespace r1::convert {
 [[nodiscard]] Result<void> write_errors(const nlohmann::json& errors, const std::string& directory,
                                         const std::string& fingerprint);
 
-// config.json = source_config with our quantization_config, which ends with what `origin` says about where the weights
-// come from; then the index, last: a directory without one is not a model yet.
+// recipe.json, the plan's mix; config.json = source_config with our quantization_config, which ends with what `origin`
+// says about where the weights come from; then the index, last: a directory without one is not a model yet.
 [[nodiscard]] Result<void> write_config_and_index(const nlohmann::ordered_json& source_config,
                                                   const nlohmann::ordered_json& origin, const ConversionPlan& plan,
                                                   const std::string& directory);

@@ -274,16 +274,6 @@ class ShardConversion {
   std::chrono::steady_clock::time_point last_progress_{};
 };
 
-// As eval::identity_of of a directory made from it.
-Result<std::string> identity_of(const Checkpoint& checkpoint) {
-  return rt::model_identity(checkpoint.config(), [&](const rt::BlobSpec& spec) -> Result<std::vector<float>> {
-    R1_TRY(const SourceTensor source, checkpoint.find(spec, spec.matrices[0]));
-    std::vector<float> values(std::size_t{source.rows} * source.k);
-    read_rows(source, 0, source.rows, values.data());
-    return values;
-  });
-}
-
 // Threads that fit the memory limit. Beside the buffers of one unit each, a thread has its share of mapped source
 // pages.
 Result<int> threads_for(const ConversionPlan& plan, const ConvertOptions& options) {
@@ -313,14 +303,30 @@ Result<int> threads_for(const ConversionPlan& plan, const ConvertOptions& option
 
 }  // namespace
 
-Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
-                                       const rt::Imatrix* imatrix) {
-  R1_CHECK(checkpoint.check(rt::expected_blobs(checkpoint.config())));
-  const IsBf16 is_bf16 = [&](const rt::BlobSpec& blob, const rt::MatrixSpec& matrix) {
+Result<std::string> identity_of(const Checkpoint& checkpoint) {
+  return rt::model_identity(checkpoint.config(), [&](const rt::BlobSpec& spec) -> Result<std::vector<float>> {
+    R1_TRY(const SourceTensor source, checkpoint.find(spec, spec.matrices[0]));
+    std::vector<float> values(std::size_t{source.rows} * source.k);
+    read_rows(source, 0, source.rows, values.data());
+    return values;
+  });
+}
+
+IsBf16 stored_bf16(const Checkpoint& checkpoint) {
+  return [&checkpoint](const rt::BlobSpec& blob, const rt::MatrixSpec& matrix) {
     const auto source = checkpoint.find(blob, matrix);
     return source && source->is_bf16();
   };
-  return make_plan(checkpoint.config(), recipe, is_bf16, checkpoint.fingerprint(),
+}
+
+Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
+                                       const rt::Imatrix* imatrix) {
+  return plan_conversion(checkpoint, hand_made_mix(checkpoint.config(), recipe), imatrix);
+}
+
+Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const Mix& mix, const rt::Imatrix* imatrix) {
+  R1_CHECK(checkpoint.check(rt::expected_blobs(checkpoint.config())));
+  return make_plan(checkpoint.config(), mix, stored_bf16(checkpoint), checkpoint.fingerprint(),
                    imatrix == nullptr ? std::string() : fmt::format("i{}", imatrix->fingerprint()));
 }
 

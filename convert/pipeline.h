@@ -55,7 +55,14 @@ struct ConvertReport {
                                             const std::string& directory, const ConvertOptions& options);
 
 // make_plan with the checkpoint's own types and fingerprint; checks the checkpoint first.
+[[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const Mix& mix,
+                                                     const rt::Imatrix* imatrix = nullptr);
 [[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
                                                      const rt::Imatrix* imatrix = nullptr);
+
+// As eval::identity_of of a directory made from it.
+[[nodiscard]] Result<std::string> identity_of(const Checkpoint& checkpoint);
+// Tells which matrices the checkpoint has as BF16.
+[[nodiscard]] IsBf16 stored_bf16(const Checkpoint& checkpoint);
 
 }  // namespace r1::convert

@@ -13,15 +13,6 @@ namespace {
 
 using quant::TensorClass;
 
-// Bytes of a part that one decoded token reads, on average over the experts; one row of an embedding that is not the
-// head too.
-std::uint64_t read_bytes_per_token(const rt::ModelConfig& config, const rt::BlobSpec& blob,
-                                   const rt::MatrixSpec& matrix, std::uint64_t part_bytes) {
-  if (blob.rule == rt::PartRule::experts) return part_bytes * config.num_experts_per_tok / config.n_routed_experts;
-  if (matrix.tensor_class == TensorClass::embed && !config.tie_word_embeddings) return part_bytes / matrix.rows;
-  return part_bytes;
-}
-
 // Sums by class, in order of first appearance.
 class Summary {
  public:
@@ -75,6 +66,14 @@ class Summary {
 
 }  // namespace
 
+std::uint64_t read_bytes_per_token(const rt::ModelConfig& config, const rt::BlobSpec& blob,
+                                   const rt::MatrixSpec& matrix, std::uint64_t part_bytes) {
+  if (blob.rule == rt::PartRule::experts) return part_bytes * config.num_experts_per_tok / config.n_routed_experts;
+  // One row of an embedding that is not the head too.
+  if (matrix.tensor_class == TensorClass::embed && !config.tie_word_embeddings) return part_bytes / matrix.rows;
+  return part_bytes;
+}
+
 const char* class_label(quant::TensorClass tensor_class) {
   switch (tensor_class) {
     case TensorClass::embed:
@@ -117,15 +116,20 @@ const char* class_label(quant::TensorClass tensor_class) {
 
 Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const quant::Recipe& recipe, const IsBf16& is_bf16,
                                  const std::string& source_fingerprint, const std::string& extra) {
+  return make_plan(config, hand_made_mix(config, recipe), is_bf16, source_fingerprint, extra);
+}
+
+Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const Mix& mix, const IsBf16& is_bf16,
+                                 const std::string& source_fingerprint, const std::string& extra) {
   ConversionPlan plan;
-  plan.recipe = &recipe;
-  plan.fingerprint =
-      fmt::format("{}-{}-{}{}{}", source_fingerprint, recipe.name, rt::format_version, extra.empty() ? "" : "-", extra);
+  plan.mix = mix;
+  plan.fingerprint = fmt::format("{}-{}-{}{}{}", source_fingerprint, mix.fingerprint(), rt::format_version,
+                                 extra.empty() ? "" : "-", extra);
   Summary model, mtp;
   for (rt::BlobSpec& spec : rt::expected_blobs(config)) {
     std::vector<quant::Format> formats;
     for (const rt::MatrixSpec& matrix : spec.matrices) {
-      formats.push_back(rt::matrix_format(config, recipe, spec, matrix, is_bf16(spec, matrix)));
+      formats.push_back(mix.format(config, spec, matrix, is_bf16(spec, matrix)));
     }
     R1_TRY(rt::StoredBlob stored, rt::stored_blob(spec, formats));
     const std::string shard = rt::shard_name(spec);

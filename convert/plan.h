@@ -1,4 +1,4 @@
-// What a conversion will write, known from config.json and the recipe alone.
+// What a conversion will write, known from config.json and the mix alone.
 #pragma once
 
 #include <r1/result.h>
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/mix.h"
 #include "quant/recipe.h"
 #include "runtime/model_file/config.h"
 #include "runtime/model_file/shard_writer.h"
@@ -28,8 +29,8 @@ struct ClassSummary {
 };
 
 struct ConversionPlan {
-  const quant::Recipe* recipe = nullptr;
-  std::string fingerprint;  // of source and recipe; goes into each shard
+  Mix mix;
+  std::string fingerprint;  // of source and mix; goes into each shard
   std::vector<ShardPlan> shards;
   std::vector<ClassSummary> classes;                        // without the MTP layer
   ClassSummary mtp;                                         // the MTP layer, all classes
@@ -45,9 +46,15 @@ struct ConversionPlan {
 using IsBf16 = std::function<bool(const rt::BlobSpec&, const rt::MatrixSpec&)>;
 
 // `extra` joins the fingerprint: what else the bytes depend on (the importance matrix); empty: nothing.
+[[nodiscard]] Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const Mix& mix, const IsBf16& is_bf16,
+                                               const std::string& source_fingerprint, const std::string& extra = {});
 [[nodiscard]] Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const quant::Recipe& recipe,
                                                const IsBf16& is_bf16, const std::string& source_fingerprint,
                                                const std::string& extra = {});
+
+// Bytes of a part, `part_bytes` on disk, that one decoded token reads, on average over the experts.
+[[nodiscard]] std::uint64_t read_bytes_per_token(const rt::ModelConfig& config, const rt::BlobSpec& blob,
+                                                 const rt::MatrixSpec& matrix, std::uint64_t part_bytes);
 
 // What a tensor class is called in reports.
 [[nodiscard]] const char* class_label(quant::TensorClass tensor_class);

@@ -3,7 +3,6 @@
 #include <omp.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
@@ -11,11 +10,14 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <random>
 
+#include "convert/cli/command.h"
 #include "convert/cli/imatrix.h"
+#include "convert/cli/mix_choice.h"
+#include "convert/cli/plan_report.h"
 #include "convert/pipeline.h"
 #include "convert/progress_line.h"
+#include "convert/recipe_file.h"
 #include "convert/synth.h"
 #include "runtime/base/bytes.h"
 #include "runtime/base/try.h"
@@ -34,115 +36,20 @@ void request_stop(int) {
   stop_requested = true;
 }
 
-int fail(const Error& error) {
-  fmt::print(stderr, "r1-quantize: {}\n", error.text());
-  return 1;
-}
-
-int wrong_usage(const std::string& problem) {
-  fmt::print(stderr, "r1-quantize: {}; see r1-quantize --help\n", problem);
-  return 2;
-}
-
-std::uint64_t memory_bytes() {
-  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-double gigabytes(std::uint64_t bytes) {
-  return static_cast<double>(bytes) / 1e9;
-}
-
-// Seconds per weight that one core takes to encode a format here and now, on random weights.
-double encode_seconds_per_weight(quant::Format format) {
-  constexpr std::uint32_t rows = 16, k = 2048;
-  std::mt19937 engine(1);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(std::size_t{rows} * k);
-  for (float& v : x) v = normal(engine);
-  const auto layout = quant::blob_layout(format, rows, k).value();
-  std::vector<std::byte> panel(layout.panel_bytes);
-  float row_scale[quant::panel_rows];
-  const auto encoding = quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {});
-  const auto start = std::chrono::steady_clock::now();
-  quant::encode_panel(encoding, 0, x.data(), {}, panel.data(), row_scale);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
-         static_cast<double>(x.size());
-}
-
-double estimated_seconds(const ConversionPlan& plan, int n_threads) {
-  std::map<quant::Format, double> weights;
-  for (const auto& shard : plan.shards) {
-    for (const auto& blob : shard.blobs) {
-      for (const auto& part : blob.stored.parts)
-        weights[part.format] += static_cast<double>(part.layout.rows) * part.layout.k;
-    }
-  }
-  double seconds = 0;
-  for (const auto& [format, n] : weights) seconds += n * encode_seconds_per_weight(format);
-  return seconds / n_threads;
-}
-
-std::string duration_text(double seconds) {
-  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
-  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
-}
-
-void print_class(const convert::ClassSummary& c, const std::string& error) {
-  fmt::print("{:<18} {:>8} {:>12.3f} {:>10.3f} {:>9.3f} {:>9}  {}\n", c.name, c.n_matrices,
-             static_cast<double>(c.parameters) / 1e9, gigabytes(c.bytes), gigabytes(c.read_bytes), error, c.formats);
-}
-
-void print_classes(const ConversionPlan& plan, const std::map<std::string, quant::EncodeError>& errors) {
-  fmt::print("{:<18} {:>8} {:>12} {:>10} {:>9} {:>9}  {}\n", "tensors", "count", "10^9 weights", "GB", "read GB",
-             errors.empty() ? "" : "error", "formats");
-  for (const auto& c : plan.classes) {
-    const auto found = errors.find(c.name);
-    const bool known = found != errors.end() && found->second.signal > 0;
-    print_class(c, known ? fmt::format("{:.4f}", std::sqrt(found->second.error / found->second.signal)) : "");
-  }
-  if (plan.mtp.n_matrices > 0) print_class(plan.mtp, "");
-  fmt::print("{:<18} {:>8} {:>12.3f} {:>10.3f} {:>9.3f} {:>9}  {:.2f} bits per weight{}\n", "total", "",
-             static_cast<double>(plan.parameters) / 1e9, gigabytes(plan.bytes), gigabytes(plan.read_bytes), "",
-             plan.bits_per_weight(), plan.mtp.n_matrices > 0 ? ", without the MTP layer" : "");
-}
-
-nlohmann::ordered_json plan_json(const ConversionPlan& plan, double seconds, int n_threads) {
-  nlohmann::ordered_json json = {{"recipe", plan.recipe->name},
-                                 {"parameters", plan.parameters},
-                                 {"bytes", plan.bytes},
-                                 {"bits_per_weight", plan.bits_per_weight()},
-                                 {"read_bytes_per_token", plan.read_bytes},
-                                 {"mtp_bytes", plan.mtp.bytes},
-                                 {"file_bytes", plan.file_bytes},
-                                 {"estimated_seconds", seconds},
-                                 {"threads", n_threads}};
-  for (const auto& c : plan.classes) {
-    json["classes"].push_back({{"name", c.name},
-                               {"formats", c.formats},
-                               {"count", c.n_matrices},
-                               {"parameters", c.parameters},
-                               {"bytes", c.bytes},
-                               {"read_bytes_per_token", c.read_bytes}});
-  }
-  for (const auto& shard : plan.shards) json["files"].push_back({{"name", shard.name}, {"bytes", shard.file_bytes}});
-  return json;
-}
-
 struct Options {
-  std::string source, out, recipe, imatrix, ram = "8GiB";
+  std::string source, out, imatrix, recipe_out, ram = "8GiB";
+  convert::MixFlags mix;
   int n_threads = 0;
   bool plan_only = false, json = false, strict = false;
 
   [[nodiscard]] int threads() const { return n_threads > 0 ? n_threads : omp_get_num_procs(); }
 };
 
-Result<const quant::Recipe*> recipe_of(const Options& options, const rt::ModelConfig& config) {
-  if (!options.recipe.empty()) return quant::find_recipe(options.recipe);
-  R1_TRY(const quant::Recipe* const recipe, convert::default_recipe(config, memory_bytes()));
-  fmt::print(stderr, "recipe {}: the largest that leaves room for the KV cache in this machine's {:.0f} GB\n",
-             recipe->name, gigabytes(memory_bytes()));
-  return recipe;
+// Where the user wants the mix as a file.
+Result<void> write_recipe(const Options& options, const convert::Mix& mix) {
+  if (options.recipe_out.empty()) return {};
+  const std::string text = convert::recipe_text(mix);
+  return rt::write_file_atomically(options.recipe_out, std::as_bytes(std::span(text)));
 }
 
 // --plan: from config.json alone.
@@ -151,35 +58,23 @@ Result<void> show_plan(const Options& options) {
   const std::string path = is_directory ? options.source + "/config.json" : options.source;
   R1_TRY(const std::string text, rt::read_text_file(path, 16 << 20));
   R1_TRY(const rt::ModelConfig config, rt::parse_config(text, path));
-  R1_TRY(const quant::Recipe* const recipe, recipe_of(options, config));
-  R1_TRY(const ConversionPlan plan,
-         convert::make_plan(config, *recipe, convert::usual_bf16(config), std::string(16, '0')));
-  const double seconds = estimated_seconds(plan, options.threads());
+  const convert::IsBf16 is_bf16 = convert::usual_bf16(config);
+  R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix, config));
+  R1_CHECK(write_recipe(options, mix));
+  R1_TRY(const ConversionPlan plan, convert::make_plan(config, mix, is_bf16, std::string(16, '0')));
+  const double seconds = convert::estimated_seconds(plan, options.threads());
   if (options.json) {
-    fmt::print("{}\n", plan_json(plan, seconds, options.threads()).dump(2));
+    fmt::print("{}\n", convert::plan_json(plan, seconds, options.threads()).dump(2));
     return {};
   }
-  fmt::print("{} as {} ({})\n\n", rt::architecture_name(config.architecture), recipe->name, recipe->summary);
-  print_classes(plan, {});
-  fmt::print("\nfiles:\n");
-  for (std::size_t i = 0; i < plan.shards.size(); ++i) {
-    std::size_t last = i;  // runs of equal experts' files in one line
-    while (last + 1 < plan.shards.size() && i > 0 && plan.shards[last + 1].file_bytes == plan.shards[i].file_bytes)
-      ++last;
-    fmt::print("  {}{}: {:.3f} GB{}\n", plan.shards[i].name, last > i ? " … " + plan.shards[last].name : "",
-               gigabytes(plan.shards[i].file_bytes), last > i ? " each" : "");
-    i = last;
-  }
-  fmt::print(
-      "on disk: {:.3f} GB; a token reads {:.3f} GB; about {} of encoding on {} threads like this machine's (measured "
-      "just now on random weights)\n",
-      gigabytes(plan.file_bytes), gigabytes(plan.read_bytes), duration_text(seconds), options.threads());
+  convert::print_plan(config, plan, seconds, options.threads());
   return {};
 }
 
 Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   R1_TRY(const convert::Checkpoint checkpoint, convert::Checkpoint::open(options.source));
-  R1_TRY(const quant::Recipe* const recipe, recipe_of(options, checkpoint.config()));
+  R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix, checkpoint.config()));
+  R1_CHECK(write_recipe(options, mix));
   rt::Imatrix imatrix;
   if (!options.imatrix.empty()) {
     R1_TRY(imatrix, rt::Imatrix::load(options.imatrix));
@@ -190,7 +85,7 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
     }
   }
   const rt::Imatrix* const used_imatrix = options.imatrix.empty() ? nullptr : &imatrix;
-  R1_TRY(const ConversionPlan plan, convert::plan_conversion(checkpoint, *recipe, used_imatrix));
+  R1_TRY(const ConversionPlan plan, convert::plan_conversion(checkpoint, mix, used_imatrix));
 
   convert::ProgressLine line;
   convert::ConvertOptions convert_options;
@@ -217,7 +112,7 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   ::getrusage(RUSAGE_SELF, &usage);
   const double peak_gb = static_cast<double>(usage.ru_maxrss) * 1024 / 1e9;
   if (options.json) {
-    nlohmann::ordered_json json = plan_json(plan, seconds, options.threads());
+    nlohmann::ordered_json json = convert::plan_json(plan, seconds, options.threads());
     json.erase("estimated_seconds");
     json["seconds"] = seconds;
     json["peak_rss_bytes"] = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
@@ -230,10 +125,10 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
     fmt::print("{}\n", json.dump(2));
     return {};
   }
-  print_classes(plan, report->error_by_class);
+  convert::print_classes(plan, report->error_by_class);
   if (report->n_shards_kept > 0) fmt::print("{} finished shards were kept\n", report->n_shards_kept);
-  fmt::print("{}: recipe {}, {:.3f} GB, in {} ({:.1f} MB/s of source), peak memory {:.2f} GB\n", options.out,
-             recipe->name, gigabytes(plan.file_bytes), duration_text(seconds),
+  fmt::print("{}: recipe {}, {:.3f} GB, in {} ({:.1f} MB/s of source), peak memory {:.2f} GB\n", options.out, mix.name,
+             convert::gigabytes(plan.file_bytes), convert::duration_text(seconds),
              static_cast<double>(report->source_bytes) / 1e6 / std::max(seconds, 1e-9), peak_gb);
   return {};
 }
@@ -261,7 +156,8 @@ Result<void> verify(const std::string& directory, int n_threads, bool json) {
   }
   for (std::size_t i = 0; i + 1 < failures.size(); ++i) fmt::print(stderr, "r1-quantize: {}\n", failures[i]);
   if (!failures.empty()) return Error{ErrorCode::corrupt, failures.back(), ""};
-  if (!json) fmt::print("{}: {} tensors, {:.3f} GB, all checksums agree\n", directory, blobs.size(), gigabytes(bytes));
+  if (!json)
+    fmt::print("{}: {} tensors, {:.3f} GB, all checksums agree\n", directory, blobs.size(), convert::gigabytes(bytes));
   return {};
 }
 
@@ -274,7 +170,7 @@ int main_convert(int argc, char** argv) {
   CLI::App app{
       "Converts a Hugging Face checkpoint (FP8, BF16, F16, F32 safetensors) to an r1rt model directory.\n"
       "Interrupted, it goes on where it was when the same command is given again.\n\n"
-      "  r1-quantize CHECKPOINT OUT [--recipe NAME]   convert\n"
+      "  r1-quantize CHECKPOINT OUT [--recipe NAME|FILE.json]   convert\n"
       "  r1-quantize --plan CHECKPOINT|config.json    show sizes and time, write nothing\n"
       "  r1-quantize verify MODEL                     re-check every checksum\n"
       "  r1-quantize synth --config CONFIG --layers N OUT   random weights of a config's shapes\n"
@@ -283,33 +179,25 @@ int main_convert(int argc, char** argv) {
       "r1-quantize"};
   app.add_option("checkpoint", options.source, "Checkpoint directory (with --plan, a config.json will do)")->required();
   app.add_option("out", options.out, "Output directory");
-  app.add_option("--recipe", options.recipe, "Which formats to use; the default is the largest that fits this machine");
+  options.mix.add_to(app);
   app.add_option("--imatrix", options.imatrix, "Weigh errors by this file of r1-quantize imatrix");
-  app.add_option("--threads", options.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
+  convert::add_threads(app, options.n_threads);
   app.add_option("--ram", options.ram, "Memory limit, e.g. 8GiB or 512MiB")->capture_default_str();
   app.add_flag("--plan", options.plan_only, "Show what would be written, and stop");
+  app.add_option("--write-recipe", options.recipe_out, "Write the mix as a recipe file too")->type_name("FILE.json");
   app.add_flag("--strict", options.strict, "Fail where a tensor's error is far above what its format costs");
   app.add_flag("--json", options.json, "Print the summary as JSON");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& e) {
-    return wrong_usage(e.what());
-  }
-  if (!options.recipe.empty() && quant::find_recipe(options.recipe) == nullptr) {
-    return wrong_usage(fmt::format("--recipe: {} is unknown; r1-quantize recipes lists them", options.recipe));
-  }
+  if (const auto code = convert::parse_command_line(app, argc, argv)) return *code;
+  if (const std::string problem = options.mix.problem(); !problem.empty()) return convert::wrong_usage(app, problem);
   const auto ram_bytes = rt::parse_bytes(options.ram);
-  if (!ram_bytes) return wrong_usage(fmt::format("--ram: {} is not a size like 8GiB", options.ram));
-  if (!options.plan_only && options.out.empty()) return wrong_usage("the output directory is missing");
-  const auto result = options.plan_only ? show_plan(options) : run_conversion(options, *ram_bytes);
-  return result ? 0 : fail(result.error());
+  if (!ram_bytes) return convert::wrong_usage(app, fmt::format("--ram: {} is not a size like 8GiB", options.ram));
+  if (!options.plan_only && options.out.empty()) return convert::wrong_usage(app, "the output directory is missing");
+  return convert::exit_code(options.plan_only ? show_plan(options) : run_conversion(options, *ram_bytes));
 }
 
 struct SynthFlags {
-  std::string config, out, recipe;
+  std::string config, out;
+  convert::MixFlags mix;
   convert::SynthShape shape;
   convert::SynthRouter router = convert::SynthRouter::uniform;
   std::uint64_t seed = 0;
@@ -324,10 +212,8 @@ Result<void> synthesize(const SynthFlags& flags) {
   R1_TRY(convert::SynthModel model, convert::shape_synthetic(text, path, flags.shape));
   model.router = flags.router;
   model.seed = flags.seed;
-  Options options;
-  options.recipe = flags.recipe;
-  R1_TRY(const quant::Recipe* const recipe, recipe_of(options, model.config));
-  R1_TRY(const ConversionPlan plan, convert::plan_synthetic(model, *recipe));
+  R1_TRY(const convert::Mix mix, convert::choose_mix(flags.mix, model.config));
+  R1_TRY(const ConversionPlan plan, convert::plan_synthetic(model, mix));
 
   convert::ProgressLine line;
   convert::SynthOptions synth_options;
@@ -340,17 +226,18 @@ Result<void> synthesize(const SynthFlags& flags) {
   if (!written) return written.error();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
-    nlohmann::ordered_json json = plan_json(plan, seconds, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
+    nlohmann::ordered_json json =
+        convert::plan_json(plan, seconds, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
     json.erase("estimated_seconds");
     json["seconds"] = seconds;
     json["written_bytes"] = *written;
     fmt::print("{}\n", json.dump(2));
     return {};
   }
-  print_classes(plan, {});
+  convert::print_classes(plan, {});
   fmt::print("{}: {} of random weights, recipe {}, {:.3f} GB, in {} ({:.0f} MB/s)\n", flags.out,
-             rt::architecture_name(model.config.architecture), recipe->name, gigabytes(plan.file_bytes),
-             duration_text(seconds), static_cast<double>(*written) / 1e6 / std::max(seconds, 1e-9));
+             rt::architecture_name(model.config.architecture), mix.name, convert::gigabytes(plan.file_bytes),
+             convert::duration_text(seconds), static_cast<double>(*written) / 1e6 / std::max(seconds, 1e-9));
   return {};
 }
 
@@ -368,7 +255,7 @@ int main_synth(int argc, char** argv) {
       ->check(CLI::Range(0, 4096).description(""));
   app.add_option("--experts", flags.shape.n_experts, "Experts of a layer; the default is n_routed_experts")
       ->check(CLI::Range(1, 16384));
-  app.add_option("--recipe", flags.recipe, "Which formats to use; the default is the largest that fits this machine");
+  flags.mix.add_to(app);
   app.add_option_function<std::string>(
          "--router",
          [&](const std::string& name) {
@@ -378,22 +265,12 @@ int main_synth(int argc, char** argv) {
       ->type_name("uniform|zipf")
       ->check(CLI::IsMember({"uniform", "zipf"}).description(""));
   app.add_option("--seed", flags.seed, "Other weights for another number")->capture_default_str();
-  app.add_option("--threads", flags.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
+  convert::add_threads(app, flags.n_threads);
   app.add_flag("--json", flags.json, "Print the summary as JSON");
   app.add_option("out", flags.out, "Output directory")->required();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& e) {
-    return wrong_usage(e.what());
-  }
-  if (!flags.recipe.empty() && quant::find_recipe(flags.recipe) == nullptr) {
-    return wrong_usage(fmt::format("--recipe: {} is unknown; r1-quantize recipes lists them", flags.recipe));
-  }
-  const auto result = synthesize(flags);
-  return result ? 0 : fail(result.error());
+  if (const auto code = convert::parse_command_line(app, argc, argv)) return *code;
+  if (const std::string problem = flags.mix.problem(); !problem.empty()) return convert::wrong_usage(app, problem);
+  return convert::exit_code(synthesize(flags));
 }
 
 int main_verify(int argc, char** argv) {
@@ -402,18 +279,10 @@ int main_verify(int argc, char** argv) {
   bool json = false;
   CLI::App app{"Re-checks every checksum of a model directory.", "r1-quantize verify"};
   app.add_option("model", directory, "Model directory")->required();
-  app.add_option("--threads", n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 4096));
+  convert::add_threads(app, n_threads);
   app.add_flag("--json", json, "Print the result as JSON");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& e) {
-    return wrong_usage(e.what());
-  }
-  const auto result = verify(directory, n_threads > 0 ? n_threads : omp_get_num_procs(), json);
-  return result ? 0 : fail(result.error());
+  if (const auto code = convert::parse_command_line(app, argc, argv)) return *code;
+  return convert::exit_code(verify(directory, n_threads > 0 ? n_threads : omp_get_num_procs(), json));
 }
 
 }  // namespace

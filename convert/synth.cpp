@@ -219,9 +219,9 @@ Result<SynthModel> shape_synthetic(std::string_view config_text, const std::stri
   return model;
 }
 
-Result<ConversionPlan> plan_synthetic(const SynthModel& model, const quant::Recipe& recipe) {
+Result<ConversionPlan> plan_synthetic(const SynthModel& model, const Mix& mix) {
   const std::string facts = fmt::format("{} {} {}", model.seed, router_name(model.router), model.config_text);
-  return make_plan(model.config, recipe, usual_bf16(model.config),
+  return make_plan(model.config, mix, usual_bf16(model.config),
                    fmt::format("{}{:016x}", fingerprint_prefix, rt::xxh3_64(std::as_bytes(std::span(facts)))));
 }
 

@@ -37,7 +37,7 @@ struct SynthModel {
 [[nodiscard]] Result<SynthModel> shape_synthetic(std::string_view config_text, const std::string& where,
                                                  const SynthShape& shape);
 
-[[nodiscard]] Result<ConversionPlan> plan_synthetic(const SynthModel& model, const quant::Recipe& recipe);
+[[nodiscard]] Result<ConversionPlan> plan_synthetic(const SynthModel& model, const Mix& mix);
 
 struct SynthOptions {
   int n_threads = 0;                                 // 0: all that the process may use

@@ -17,6 +17,27 @@ constexpr Recipe table[] = {
     {"exact", "32 bits: FP8 × scale in f32, BF16 as it is; for tests"},
 };
 
+// In order of the enumeration.
+constexpr std::array<const char*, n_tensor_classes> class_names = {"embed",
+                                                                   "head",
+                                                                   "norm",
+                                                                   "router",
+                                                                   "routed_gate_up",
+                                                                   "routed_down",
+                                                                   "shared_expert",
+                                                                   "dense_gate_up",
+                                                                   "dense_down",
+                                                                   "q_a",
+                                                                   "q_b",
+                                                                   "kv_a",
+                                                                   "kv_b",
+                                                                   "q",
+                                                                   "k",
+                                                                   "v",
+                                                                   "o",
+                                                                   "eh_proj"};
+static_assert(static_cast<int>(TensorClass::eh_proj) + 1 == n_tensor_classes);
+
 enum Index { r2_2s, r2_2, r2_5, r2_7, r3_5, r4_5, w8, exact };
 
 // Formats by size, for "a step higher"; t4h is t4 with finer scales, not a step of its own.
@@ -114,6 +135,16 @@ Format choose_dense(Index recipe, const TensorPlace& place) {
 }
 
 }  // namespace
+
+const char* class_name(TensorClass tensor_class) {
+  return class_names[static_cast<std::size_t>(tensor_class)];
+}
+
+std::optional<TensorClass> class_from_name(std::string_view name) {
+  const auto found = std::find(class_names.begin(), class_names.end(), name);
+  if (found == class_names.end()) return std::nullopt;
+  return static_cast<TensorClass>(found - class_names.begin());
+}
 
 std::span<const Recipe> recipes() {
   return table;

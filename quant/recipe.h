@@ -32,6 +32,11 @@ enum class TensorClass : std::uint8_t {
   eh_proj,  // MTP layer
 };
 
+inline constexpr int n_tensor_classes = 18;
+// As recipe files spell them: "routed_gate_up".
+[[nodiscard]] const char* class_name(TensorClass tensor_class);
+[[nodiscard]] std::optional<TensorClass> class_from_name(std::string_view name);
+
 struct TensorPlace {
   TensorClass tensor_class;
   int layer = -1;  // −1: outside the layers

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/cli/command.h"
 #include "runtime/base/try.h"
 #include "runtime/eval/imatrix_collector.h"
 #include "runtime/eval/windows.h"
@@ -20,17 +21,6 @@ namespace r1::convert {
 namespace {
 
 constexpr std::uint64_t max_text_bytes = std::uint64_t{1} << 30;
-
-int wrong_usage(const std::string& problem) {
-  fmt::print(stderr, "r1-quantize: {}; see r1-quantize imatrix --help\n", problem);
-  return 2;
-}
-
-int exit_code(const Result<void>& result) {
-  if (result) return 0;
-  fmt::print(stderr, "r1-quantize: {}\n", result.error().text());
-  return 1;
-}
 
 std::string coverage_text(const rt::ExpertCoverage& c) {
   if (c.n_experts == 0) return {};
@@ -117,14 +107,7 @@ int main_merge(int argc, char** argv) {
   CLI::App app{"Adds importance matrices of one model, made of different texts.", "r1-quantize imatrix merge"};
   app.add_option("out", out, "File to write")->required();
   app.add_option("in", inputs, "Files that r1-quantize imatrix wrote")->required()->expected(1, 1 << 20);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& e) {
-    return wrong_usage(e.what());
-  }
+  if (const auto code = parse_command_line(app, argc, argv)) return *code;
   return exit_code(merge(inputs, out));
 }
 
@@ -147,16 +130,9 @@ int main_imatrix(int argc, char** argv, const std::atomic<bool>* stop) {
       ->capture_default_str()
       ->check(CLI::Range(eval::min_window_tokens, 1u << 20));
   app.add_option("--windows", flags.max_windows, "No more windows than this; 0: all")->capture_default_str();
-  app.add_option("--threads", flags.n_threads, "Threads; the default is one per core")->check(CLI::Range(1, 1024));
+  add_threads(app, flags.n_threads);
   app.add_flag("--json", flags.json, "Print the summary as JSON");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& e) {
-    return wrong_usage(e.what());
-  }
+  if (const auto code = parse_command_line(app, argc, argv)) return *code;
   return exit_code(collect(flags, stop));
 }
 

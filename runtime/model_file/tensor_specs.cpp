@@ -152,13 +152,16 @@ std::vector<BlobSpec> expected_blobs(const ModelConfig& config) {
   return list.take();
 }
 
+quant::TensorClass recipe_class(const ModelConfig& config, const MatrixSpec& matrix) {
+  const bool is_tied = config.tie_word_embeddings && matrix.tensor_class == TensorClass::embed;
+  return is_tied ? TensorClass::head : matrix.tensor_class;
+}
+
 quant::Format matrix_format(const ModelConfig& config, const quant::Recipe& recipe, const BlobSpec& blob,
                             const MatrixSpec& matrix, bool source_is_bf16) {
   constexpr std::uint64_t small_model_parameters = 3'000'000'000;
   quant::TensorPlace place;
-  place.tensor_class = matrix.tensor_class;
-  // A tied embedding is the head as well, and gets the head's format.
-  if (config.tie_word_embeddings && place.tensor_class == TensorClass::embed) place.tensor_class = TensorClass::head;
+  place.tensor_class = recipe_class(config, matrix);
   place.layer = blob.layer;
   place.n_layers = static_cast<int>(config.num_hidden_layers);
   place.in_mtp_layer = blob.layer >= place.n_layers;

@@ -42,6 +42,9 @@ struct BlobSpec {
 // them. Tied models list no lm_head.
 [[nodiscard]] std::vector<BlobSpec> expected_blobs(const ModelConfig& config);
 
+// The class that recipes know a matrix by: a tied embedding is the head as well, and gets the head's format.
+[[nodiscard]] quant::TensorClass recipe_class(const ModelConfig& config, const MatrixSpec& matrix);
+
 // The recipe's format for a matrix of this model. source_is_bf16 matters to `exact` alone.
 [[nodiscard]] quant::Format matrix_format(const ModelConfig& config, const quant::Recipe& recipe, const BlobSpec& blob,
                                           const MatrixSpec& matrix, bool source_is_bf16);

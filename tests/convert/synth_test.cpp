@@ -45,7 +45,8 @@ Made make(const std::string& config, const convert::SynthShape& shape, const cha
   Made made{expect(convert::shape_synthetic(config, "config.json", shape)), {}};
   made.model.router = router;
   made.model.seed = seed;
-  made.plan = expect(convert::plan_synthetic(made.model, *quant::find_recipe(recipe)));
+  made.plan = expect(
+      convert::plan_synthetic(made.model, convert::hand_made_mix(made.model.config, *quant::find_recipe(recipe))));
   convert::SynthOptions options;
   options.n_threads = n_threads;
   (void)expect(convert::write_synthetic(made.model, made.plan, out, options));
