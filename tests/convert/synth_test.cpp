@@ -119,7 +119,10 @@ TEST_CASE("synthetic weights: every format decodes to the size asked for, paddin
     if (!packed) continue;
     // Panel 2 has nine rows. Where the encoder, on ever new weights for them, leaves a nibble zero, it is of a padded
     // row: it must be zero here too.
-    quant::TensorEncoding encoding{format, layout, table};
+    quant::TensorEncoding encoding;
+    encoding.format = format;
+    encoding.layout = layout;
+    encoding.s4_table = table;
     std::vector<float> full(std::size_t{9} * k);
     std::vector<std::byte> panel(layout.panel_bytes), mask(layout.panel_bytes);
     float row_scale[quant::panel_rows] = {};
