@@ -96,6 +96,24 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
 
 }  // namespace
 
+Result<std::shared_ptr<const Model>> rt::with_file(const Model& model, std::shared_ptr<const ModelFile> file) {
+  const Model::Impl& from = model.impl();
+  auto impl = std::make_unique<Model::Impl>();
+  impl->file = std::move(file);
+  R1_TRY(impl->weights, resolve_weights(*impl->file));
+  R1_TRY(ResidentStore experts, ResidentStore::create(*impl->file));
+  impl->experts = std::make_unique<ResidentStore>(std::move(experts));
+  impl->rope = from.rope;
+  impl->kernels = from.kernels;
+  impl->info = from.info;
+  impl->load_report = from.load_report;
+  impl->tokenizer = from.tokenizer;
+  impl->chat_template = from.chat_template;
+  impl->sampling_defaults = from.sampling_defaults;
+  impl->end_tokens = from.end_tokens;
+  return std::make_shared<const Model>(std::move(impl));
+}
+
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
 

@@ -38,4 +38,7 @@ namespace r1::rt {
 
 [[nodiscard]] ModelInfo describe(const ModelFile& file);
 
+// The same model with its weights elsewhere or in other formats; its info and fingerprint stay those of `model`.
+[[nodiscard]] Result<std::shared_ptr<const Model>> with_file(const Model& model, std::shared_ptr<const ModelFile> file);
+
 }  // namespace r1::rt

@@ -175,6 +175,20 @@ const BlobInfo* ModelFile::find(std::string_view name) const {
   return it == state_->by_name.end() ? nullptr : &state_->blobs[it->second];
 }
 
+std::shared_ptr<const ModelFile> ModelFile::with_blobs(std::shared_ptr<const ModelFile> file,
+                                                       std::span<const BlobInfo> blobs,
+                                                       std::shared_ptr<const void> memory) {
+  auto copy = std::shared_ptr<ModelFile>(new ModelFile());
+  copy->state_->directory = file->state_->directory;
+  copy->state_->config = file->state_->config;
+  copy->state_->blobs = file->state_->blobs;
+  copy->state_->by_name = file->state_->by_name;
+  for (const BlobInfo& blob : blobs) copy->state_->blobs[copy->state_->by_name.at(blob.name)] = blob;
+  using Owners = std::pair<std::shared_ptr<const ModelFile>, std::shared_ptr<const void>>;
+  copy->state_->memory = std::make_shared<const Owners>(std::move(file), std::move(memory));
+  return copy;
+}
+
 std::shared_ptr<const ModelFile> ModelFile::moved_to(std::span<const std::byte* const> places,
                                                      std::shared_ptr<const void> memory) const {
   auto copy = std::shared_ptr<ModelFile>(new ModelFile());

@@ -42,6 +42,11 @@ class ModelFile {
   // no map of the files.
   [[nodiscard]] std::shared_ptr<const ModelFile> moved_to(std::span<const std::byte* const> places,
                                                           std::shared_ptr<const void> memory) const;
+  // `file` with these blobs in place of those of their names: of the same shapes, in other formats. `memory` keeps the
+  // parts alive; offsets and checksums mean nothing.
+  [[nodiscard]] static std::shared_ptr<const ModelFile> with_blobs(std::shared_ptr<const ModelFile> file,
+                                                                   std::span<const BlobInfo> blobs,
+                                                                   std::shared_ptr<const void> memory);
   ~ModelFile();
 
  private:

@@ -145,10 +145,9 @@ class Reference {
   const rt::ModelConfig& c_;
 };
 
-void check_against_reference(const std::string& name, const std::vector<Token>& tokens, bool same_tokens) {
+void check_against_reference(const std::string& name, const eval::Windows& windows, bool same_tokens) {
   CAPTURE(name);
   const auto model = test::open_model(name);
-  const eval::Windows windows = windows_of(tokens);
   const rt::Imatrix imatrix = collect(model, windows);
   Reference reference(*model);
   for (std::uint32_t i = 0; i < windows.n_windows(); ++i) {
@@ -156,7 +155,7 @@ void check_against_reference(const std::string& name, const std::vector<Token>& 
     REQUIRE(traced.ok());
     reference.add(*traced, same_tokens);
   }
-  CHECK(imatrix.n_tokens == tokens.size());
+  CHECK(imatrix.n_tokens == windows.tokens.size());
   std::size_t n_checked = 0;
   for (const rt::ImatrixInput& input : imatrix.inputs) {
     for (std::size_t row = 0; row < input.n; ++row) {
@@ -183,9 +182,26 @@ void check_against_reference(const std::string& name, const std::vector<Token>& 
 
 TEST_CASE("an imatrix holds the squares of what each matrix multiplies, per expert and head") {
   for (const char* name : {"deepseek-v3-bf16", "qwen2", "qwen3", "llama"}) {
-    check_against_reference(name, varied_tokens(3 * window_tokens), false);
-    check_against_reference(name, std::vector<Token>(window_tokens, 77), true);
+    check_against_reference(name, windows_of(varied_tokens(3 * window_tokens)), false);
+    check_against_reference(name, windows_of(std::vector<Token>(window_tokens, 77)), true);
   }
+}
+
+TEST_CASE("as documents, each is a sequence of its own") {
+  constexpr Token bos = 3;
+  std::vector<Token> tokens;
+  for (const std::uint32_t length : {9u, 40u, 15u, 5u}) {  // the second is cut, the last too short
+    tokens.push_back(bos);
+    for (std::uint32_t i = 1; i < length; ++i) tokens.push_back(static_cast<Token>(10 + (i * 37 + length) % 300));
+  }
+  eval::WindowOptions options;
+  options.window_tokens = window_tokens;
+  options.documents = true;
+  const auto windows = eval::make_windows(tokens, true, options, "text");
+  REQUIRE(windows.ok());
+  REQUIRE(windows->n_windows() == 3);
+  CHECK(windows->tokens.size() == 9 + window_tokens + 15);
+  check_against_reference("deepseek-v3-bf16", *windows, false);
 }
 
 TEST_CASE("an imatrix is the same for any number of threads, after a stop, and as a sum of its windows") {

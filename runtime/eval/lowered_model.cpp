@@ -1,0 +1,164 @@
+#include "runtime/eval/lowered_model.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "numa/arena.h"
+#include "quant/decode.h"
+#include "quant/encode.h"
+#include "runtime/base/try.h"
+#include "runtime/model/model_impl.h"
+
+namespace r1::eval {
+namespace {
+
+// One matrix: as it is, and where it is encoded to.
+struct Part {
+  simd::PackedMatrix source;
+  std::vector<float> importance;  // [k], or empty
+  quant::TensorEncoding encoding;
+  std::uint64_t offset_bytes = 0;  // in the arena
+};
+
+struct Unit {
+  std::size_t part = 0;
+  std::uint32_t panel_begin = 0, panel_end = 0;
+};
+
+void decode(const simd::PackedMatrix& m, std::uint32_t row_begin, std::uint32_t row_end, std::vector<float>& out) {
+  out.resize(std::size_t{row_end - row_begin} * m.k());
+  quant::decode_rows(m.format, m.layout, {m.blob, m.layout.bytes}, row_begin, row_end, out.data());
+}
+
+class Lowering {
+ public:
+  Lowering(const Model& model, const rt::SensitivityItem& item, quant::Format format, const rt::Importance* importance)
+      : model_(model), item_(item), format_(format), importance_(importance) {}
+
+  Result<LoweredModel> run(numa::ThreadTeam& team) {
+    R1_CHECK(collect());
+    arena_ = numa::Arena::allocate(std::max<std::uint64_t>(bytes_, 1));
+    if (arena_ == nullptr) return Error{ErrorCode::out_of_memory, "no memory for the lowered matrices", ""};
+    for_each(team, parts_.size(), [&](std::size_t i) { prepare(parts_[i]); });
+    errors_.resize(units_.size());
+    for_each(team, units_.size(), [&](std::size_t i) { errors_[i] = encode(units_[i]); });
+    quant::EncodeError sum;
+    for (const quant::EncodeError& e : errors_) {
+      sum.error += e.error;
+      sum.signal += e.signal;
+    }
+    for (auto& [blob, part] : places_) {
+      blobs_[blob.first].parts[blob.second] = {format_, parts_[part].encoding.layout,
+                                               arena_->data() + parts_[part].offset_bytes};
+    }
+    LoweredModel lowered;
+    lowered.error = sum.signal > 0 ? std::sqrt(sum.error / sum.signal) : 0;
+    R1_TRY(lowered.model,
+           rt::with_file(model_, rt::ModelFile::with_blobs(model_.impl().file, blobs_, std::move(arena_))));
+    return lowered;
+  }
+
+ private:
+  Result<void> collect() {
+    const rt::ModelFile& file = *model_.impl().file;
+    for (const rt::BlobSpec& spec : rt::expected_blobs(file.config())) {
+      if (spec.layer < item_.first_layer || spec.layer > item_.last_layer) continue;
+      const rt::BlobInfo* blob = nullptr;
+      for (std::size_t p = 0; p < spec.n_parts; ++p) {
+        const rt::MatrixSpec& matrix = spec.matrices[spec.rule == rt::PartRule::experts ? p : 0];
+        if (rt::recipe_class(file.config(), matrix) != item_.tensor_class) continue;
+        if (blob == nullptr) {
+          blob = file.find(spec.name);
+          blobs_.push_back(*blob);
+        }
+        R1_CHECK(add(spec, matrix, p));
+      }
+    }
+    return {};
+  }
+
+  Result<void> add(const rt::BlobSpec& spec, const rt::MatrixSpec& matrix, std::size_t part_index) {
+    Part part;
+    part.source = blobs_.back().parts[part_index];
+    if (importance_ != nullptr) part.importance = importance_->columns(spec, matrix, part_index);
+    const auto layout = quant::blob_layout(format_, matrix.rows, matrix.k);
+    if (!layout) return Error{ErrorCode::unsupported, "is too large", spec.name};
+    part.encoding.layout = *layout;
+    part.offset_bytes = bytes_;
+    bytes_ +=
+        (layout->bytes + quant::blob_alignment_bytes - 1) / quant::blob_alignment_bytes * quant::blob_alignment_bytes;
+    // About a megabyte of f32 at a time.
+    const std::uint32_t n_panels = std::max(1u, (1u << 18) / (quant::panel_rows * matrix.k));
+    for (std::uint32_t panel = 0; panel < layout->n_panels; panel += n_panels)
+      units_.push_back({parts_.size(), panel, std::min(panel + n_panels, layout->n_panels)});
+    places_.push_back({{blobs_.size() - 1, part_index}, parts_.size()});
+    parts_.push_back(std::move(part));
+    return {};
+  }
+
+  void prepare(Part& part) const {
+    const quant::BlobLayout layout = part.encoding.layout;
+    std::vector<float> sample, row;
+    const std::uint32_t n_rows = quant::n_sample_rows(layout.rows);
+    for (std::uint32_t i = 0; i < n_rows; ++i) {
+      const std::uint32_t index = quant::sample_row_index(layout.rows, i);
+      decode(part.source, index, index + 1, row);
+      sample.insert(sample.end(), row.begin(), row.end());
+    }
+    part.encoding = quant::prepare_encoding(format_, layout, sample, n_rows, part.importance);
+    std::memcpy(arena_->data() + part.offset_bytes, part.encoding.s4_table.data(), sizeof part.encoding.s4_table);
+  }
+
+  [[nodiscard]] quant::EncodeError encode(const Unit& unit) const {
+    const Part& part = parts_[unit.part];
+    const quant::BlobLayout& layout = part.encoding.layout;
+    const std::uint32_t row_begin = unit.panel_begin * quant::panel_rows;
+    std::vector<float> rows;
+    decode(part.source, row_begin, std::min(unit.panel_end * quant::panel_rows, layout.rows), rows);
+    std::byte* const blob = arena_->data() + part.offset_bytes;
+    auto* const row_scale = reinterpret_cast<float*>(blob + layout.row_scale_offset_bytes);
+    quant::EncodeError sum;
+    for (std::uint32_t panel = unit.panel_begin; panel < unit.panel_end; ++panel) {
+      const float* x = rows.data() + std::size_t{panel - unit.panel_begin} * quant::panel_rows * layout.k;
+      const quant::EncodeError e = quant::encode_panel(part.encoding, panel, x, part.importance,
+                                                       blob + layout.panels_offset_bytes + panel * layout.panel_bytes,
+                                                       row_scale + std::size_t{panel} * quant::panel_rows);
+      sum.error += e.error;
+      sum.signal += e.signal;
+    }
+    return sum;
+  }
+
+  template <class Fn>
+  static void for_each(numa::ThreadTeam& team, std::size_t n, const Fn& fn) {
+    std::atomic<std::size_t> next = 0;
+    team.run([&](const numa::Member&) {
+      for (std::size_t i = next++; i < n; i = next++) fn(i);
+    });
+  }
+
+  const Model& model_;
+  const rt::SensitivityItem& item_;
+  quant::Format format_;
+  const rt::Importance* importance_;
+  std::vector<rt::BlobInfo> blobs_;  // those that change
+  std::vector<Part> parts_;
+  std::vector<std::pair<std::pair<std::size_t, std::size_t>, std::size_t>> places_;  // (blob, part of it) → part
+  std::vector<Unit> units_;
+  std::vector<quant::EncodeError> errors_;  // of each unit
+  std::uint64_t bytes_ = 0;
+  std::shared_ptr<const numa::Arena> arena_;
+};
+
+}  // namespace
+
+Result<LoweredModel> lower(const Model& model, const rt::SensitivityItem& item, quant::Format format,
+                           const rt::Importance* importance, numa::ThreadTeam& team) {
+  return Lowering(model, item, format, importance).run(team);
+}
+
+}  // namespace r1::eval

@@ -1,0 +1,173 @@
+#include "runtime/eval/sensitivity_probe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <new>
+#include <optional>
+
+#include "numa/thread_team.h"
+#include "runtime/base/try.h"
+#include "runtime/engine/session_impl.h"
+#include "runtime/eval/base_logits.h"
+#include "runtime/eval/imatrix_collector.h"
+#include "runtime/eval/lowered_model.h"
+#include "runtime/eval/score.h"
+#include "runtime/io/file.h"
+#include "runtime/model/model_impl.h"
+
+namespace r1::eval {
+namespace {
+
+using rt::Sensitivity;
+using rt::SensitivityItem;
+
+Error stopped() {
+  return {ErrorCode::cancelled, "stopped; run the same command again to continue", ""};
+}
+
+std::string logits_path(const std::string& state_path) {
+  return state_path + ".logits";
+}
+
+class Probe {
+ public:
+  Probe(std::shared_ptr<const Model> model, const Windows& windows, const ProbeOptions& options)
+      : model_(std::move(model)),
+        windows_(windows),
+        options_(options),
+        team_({.n_threads = options.n_threads, .pin = true}) {
+    run_options_.n_threads = options.n_threads;
+  }
+
+  Result<Sensitivity> run() {
+    R1_TRY(Sensitivity result, start());
+    R1_CHECK(resume(result));
+    std::size_t n_done = 0;
+    const std::size_t n_all = result.items.size() * options_.formats.size();
+    for (const SensitivityItem& item : result.items) n_done += item.measured.size();
+    if (options_.on_progress) options_.on_progress(n_done, n_all);
+    if (n_done == n_all) return result;
+    R1_TRY(const auto base, base_rows());
+    for (SensitivityItem& item : result.items) {
+      for (std::size_t f = item.measured.size(); f < options_.formats.size(); ++f) {
+        if (options_.stop != nullptr && *options_.stop) return stopped();
+        R1_TRY(const rt::Lowered lowered, measure(item, options_.formats[f], *base));
+        item.measured.push_back(lowered);
+        R1_CHECK(result.save(options_.state_path));
+        if (options_.on_progress) options_.on_progress(++n_done, n_all);
+      }
+    }
+    return result;
+  }
+
+ private:
+  Result<Sensitivity> start() {
+    const rt::ModelConfig& config = model_->impl().file->config();
+    Sensitivity result;
+    R1_TRY(result.identity, identity_of(*model_));
+    result.description = rt::model_description(config);
+    std::string formats;
+    for (const quant::Format format : options_.formats) formats += fmt::format("-{}", quant::info(format).name);
+    std::string imatrix;
+    if (options_.imatrix != nullptr) {
+      R1_TRY(importance_, rt::Importance::of(*options_.imatrix, config, result.identity, options_.imatrix_path));
+      imatrix = fmt::format("-{}", options_.imatrix->fingerprint());
+    }
+    result.work = fmt::format("{:016x}-{:016x}{}-{}{}", model_->info().fingerprint, windows_.fingerprint(), formats,
+                              options_.layers_per_group, imatrix);
+    result.n_tokens = windows_.tokens.size();
+    result.n_scored_tokens = windows_.n_scored_tokens();
+    result.items = rt::sensitivity_items(config, options_.layers_per_group);
+    return result;
+  }
+
+  Result<void> resume(Sensitivity& result) const {
+    if (!std::filesystem::exists(options_.state_path)) return {};
+    R1_TRY(Sensitivity state, Sensitivity::load(options_.state_path));
+    if (state.work != result.work || state.items.size() != result.items.size()) {
+      return Error{ErrorCode::invalid_argument,
+                   "is the state of other work (another model, text, formats or groups): remove it, or name another "
+                   "output",
+                   options_.state_path};
+    }
+    result.items = std::move(state.items);
+    return {};
+  }
+
+  // The model's own predictions, once for all measurements.
+  Result<std::unique_ptr<BaseLogits>> base_rows() {
+    const std::string path = logits_path(options_.state_path);
+    if (!std::filesystem::exists(path)) {
+      R1_TRY(const auto writer, BaseLogitsWriter::create(path, *model_, windows_, run_options_));
+      R1_TRY(const auto rows, ModelRows::create(model_, windows_, run_options_));
+      for (std::uint32_t w = writer->n_windows_done(); w < windows_.n_windows(); ++w) {
+        if (options_.stop != nullptr && *options_.stop) return stopped();
+        for (std::uint32_t first = 0; first < windows_.n_scored(w); first += max_rows) {
+          R1_TRY(const Rows some, rows->rows(w, first, std::min(max_rows, windows_.n_scored(w) - first)));
+          R1_CHECK(writer->append(some));
+        }
+        R1_CHECK(writer->end_window());
+      }
+      R1_CHECK(writer->finish());
+    }
+    R1_TRY(auto base, BaseLogits::open(path, run_options_));
+    if (base->model_fingerprint() != model_->info().fingerprint ||
+        base->windows().fingerprint() != windows_.fingerprint()) {
+      return Error{ErrorCode::invalid_argument, "is of another model or text: remove it, or name another output", path};
+    }
+    return base;
+  }
+
+  Result<rt::Lowered> measure(const SensitivityItem& item, quant::Format format, BaseLogits& base) {
+    R1_TRY(const LoweredModel lowered, lower(*model_, item, format, importance_ ? &*importance_ : nullptr, team_));
+    R1_TRY(const auto rows, ModelRows::create(lowered.model, windows_, run_options_));
+    ScoreOptions score;
+    score.run = run_options_;
+    score.on_window = [&](std::uint32_t, std::span<const TokenScore>) {
+      return options_.stop == nullptr || !*options_.stop;
+    };
+    const auto scores = score_windows(*rows, &base, windows_, score);
+    if (!scores && scores.error().code == ErrorCode::cancelled) return stopped();
+    if (!scores) return scores.error();
+    const KldReport report = kld_report(*scores);
+    return rt::Lowered{format, lowered.error, report.mean.value, report.mean.standard_error};
+  }
+
+  std::shared_ptr<const Model> model_;
+  const Windows& windows_;
+  const ProbeOptions& options_;
+  RunOptions run_options_;
+  std::optional<rt::Importance> importance_;
+  numa::ThreadTeam team_;
+};
+
+}  // namespace
+
+Result<Sensitivity> probe_sensitivity(const std::shared_ptr<const Model>& model, const Windows& windows,
+                                      const ProbeOptions& options) {
+  const ModelInfo& info = model->info();
+  if (windows.longest() > info.max_context_tokens) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("a context of {} tokens: the model has {}", windows.longest(), info.max_context_tokens),
+                 ""};
+  }
+  R1_CHECK(rt::check_n_threads(options.n_threads));
+  R1_CHECK(rt::check_tokens(windows.tokens, info.vocab_size));
+  try {
+    return Probe(model, windows, options).run();
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, "no memory to lower a part of this model", info.path};
+  } catch (const std::exception& e) {  // the operating system refuses threads
+    return Error{ErrorCode::io, e.what(), info.path};
+  }
+}
+
+void remove_probe_state(const std::string& state_path) {
+  std::error_code ignored;
+  std::filesystem::remove(state_path, ignored);
+  std::filesystem::remove(logits_path(state_path), ignored);
+}
+
+}  // namespace r1::eval
