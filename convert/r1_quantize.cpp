@@ -15,6 +15,7 @@
 #include "convert/cli/imatrix.h"
 #include "convert/cli/mix_choice.h"
 #include "convert/cli/plan_report.h"
+#include "convert/cli/sensitivity.h"
 #include "convert/pipeline.h"
 #include "convert/progress_line.h"
 #include "convert/recipe_file.h"
@@ -59,7 +60,7 @@ Result<void> show_plan(const Options& options) {
   R1_TRY(const std::string text, rt::read_text_file(path, 16 << 20));
   R1_TRY(const rt::ModelConfig config, rt::parse_config(text, path));
   const convert::IsBf16 is_bf16 = convert::usual_bf16(config);
-  R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix, config));
+  R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix, {config, is_bf16, nullptr}, options.json));
   R1_CHECK(write_recipe(options, mix));
   R1_TRY(const ConversionPlan plan, convert::make_plan(config, mix, is_bf16, std::string(16, '0')));
   const double seconds = convert::estimated_seconds(plan, options.threads());
@@ -73,7 +74,10 @@ Result<void> show_plan(const Options& options) {
 
 Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   R1_TRY(const convert::Checkpoint checkpoint, convert::Checkpoint::open(options.source));
-  R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix, checkpoint.config()));
+  R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix,
+                                                     {checkpoint.config(), convert::stored_bf16(checkpoint),
+                                                      [&] { return convert::identity_of(checkpoint); }},
+                                                     options.json));
   R1_CHECK(write_recipe(options, mix));
   rt::Imatrix imatrix;
   if (!options.imatrix.empty()) {
@@ -171,15 +175,18 @@ int main_convert(int argc, char** argv) {
       "Converts a Hugging Face checkpoint (FP8, BF16, F16, F32 safetensors) to an r1rt model directory.\n"
       "Interrupted, it goes on where it was when the same command is given again.\n\n"
       "  r1-quantize CHECKPOINT OUT [--recipe NAME|FILE.json]   convert\n"
+      "  r1-quantize CHECKPOINT OUT --fit SIZE --sensitivity FILE.json   convert to the best mix of that size\n"
       "  r1-quantize --plan CHECKPOINT|config.json    show sizes and time, write nothing\n"
       "  r1-quantize verify MODEL                     re-check every checksum\n"
       "  r1-quantize synth --config CONFIG --layers N OUT   random weights of a config's shapes\n"
       "  r1-quantize imatrix MODEL OUT --text FILE    measure which weights matter, for --imatrix\n"
+      "  r1-quantize sensitivity MODEL OUT.json --text FILE   measure which parts matter, for --fit\n"
       "  r1-quantize recipes                          list the recipes",
       "r1-quantize"};
   app.add_option("checkpoint", options.source, "Checkpoint directory (with --plan, a config.json will do)")->required();
   app.add_option("out", options.out, "Output directory");
   options.mix.add_to(app);
+  options.mix.add_fit_to(app);
   app.add_option("--imatrix", options.imatrix, "Weigh errors by this file of r1-quantize imatrix");
   convert::add_threads(app, options.n_threads);
   app.add_option("--ram", options.ram, "Memory limit, e.g. 8GiB or 512MiB")->capture_default_str();
@@ -212,7 +219,8 @@ Result<void> synthesize(const SynthFlags& flags) {
   R1_TRY(convert::SynthModel model, convert::shape_synthetic(text, path, flags.shape));
   model.router = flags.router;
   model.seed = flags.seed;
-  R1_TRY(const convert::Mix mix, convert::choose_mix(flags.mix, model.config));
+  R1_TRY(const convert::Mix mix,
+         convert::choose_mix(flags.mix, {model.config, convert::usual_bf16(model.config), nullptr}));
   R1_TRY(const ConversionPlan plan, convert::plan_synthetic(model, mix));
 
   convert::ProgressLine line;
@@ -295,6 +303,7 @@ int main(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "verify") return main_verify(argc - 1, argv + 1);
   if (command == "imatrix") return convert::main_imatrix(argc - 1, argv + 1, &stop_requested);
+  if (command == "sensitivity") return convert::main_sensitivity(argc - 1, argv + 1, &stop_requested);
   if (command == "synth") return main_synth(argc - 1, argv + 1);
   if (command == "recipes" && argc == 2) {
     list_recipes();

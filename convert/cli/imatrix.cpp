@@ -2,25 +2,20 @@
 
 #include <fmt/format.h>
 #include <r1/model.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "convert/cli/command.h"
+#include "convert/cli/text_flags.h"
 #include "runtime/base/try.h"
 #include "runtime/eval/imatrix_collector.h"
-#include "runtime/eval/windows.h"
-#include "runtime/io/file.h"
 
 namespace r1::convert {
 namespace {
-
-constexpr std::uint64_t max_text_bytes = std::uint64_t{1} << 30;
 
 std::string coverage_text(const rt::ExpertCoverage& c) {
   if (c.n_experts == 0) return {};
@@ -30,39 +25,25 @@ std::string coverage_text(const rt::ExpertCoverage& c) {
 }
 
 struct Flags {
-  std::string model, text, out;
-  std::uint32_t context_tokens = eval::default_window_tokens, max_windows = 0;
+  std::string model, out;
+  TextFlags text;
   int n_threads = 0;
   bool json = false;
 };
 
 Result<void> collect(const Flags& flags, const std::atomic<bool>* stop) {
-  R1_TRY(const std::string text, rt::read_text_file(flags.text, max_text_bytes));
   ModelOptions model_options;
   model_options.path = flags.model;
   R1_TRY(const auto model, Model::open(model_options));
-  R1_TRY(const auto tokenizer, model->tokenizer());
-  eval::WindowOptions cut;
-  cut.window_tokens = flags.context_tokens;
-  cut.max_windows = flags.max_windows;
-  cut.special = SpecialTokens::parsed;  // a dialogue's turns are what a chat model is to be good at
-  R1_TRY(const eval::Windows windows, eval::make_windows(*tokenizer, text, cut, flags.text));
-
+  R1_TRY(const eval::Windows windows, flags.text.windows(*model));
   eval::CollectOptions options;
   options.n_threads = flags.n_threads;
   options.state_path = flags.out + ".state";
   options.stop = stop;
-  const bool terminal = ::isatty(STDERR_FILENO) == 1;
-  const auto start = std::chrono::steady_clock::now();
-  auto shown = start;
+  CountLine line;
   options.on_progress = [&](std::uint64_t n_done, std::uint64_t n_windows) {
-    const auto now = std::chrono::steady_clock::now();
-    if (n_done < n_windows && now - shown < std::chrono::milliseconds(terminal ? 200 : 5000)) return;
-    shown = now;
-    fmt::print(stderr, "{}{} of {} windows of {} tokens, {:.0f} s{}", terminal ? "\r\x1b[K" : "", n_done, n_windows,
-               windows.longest(), std::chrono::duration<double>(now - start).count(),
-               terminal && n_done < n_windows ? "" : "\n");
-    std::fflush(stderr);
+    line.show(n_done, n_windows,
+              fmt::format("windows of {}{} tokens", flags.text.documents ? "up to " : "", windows.longest()));
   };
   R1_TRY(const rt::Imatrix imatrix, eval::collect_imatrix(model, windows, options));
   R1_CHECK(imatrix.save(flags.out));
@@ -125,11 +106,7 @@ int main_imatrix(int argc, char** argv, const std::atomic<bool>* stop) {
       "r1-quantize imatrix"};
   app.add_option("model", flags.model, "Model directory: the best of it that fits this machine")->required();
   app.add_option("out", flags.out, "File to write")->required();
-  app.add_option("--text", flags.text, "UTF-8 text; special tokens in it are special tokens")->required();
-  app.add_option("--context", flags.context_tokens, "Tokens of a window")
-      ->capture_default_str()
-      ->check(CLI::Range(eval::min_window_tokens, 1u << 20));
-  app.add_option("--windows", flags.max_windows, "No more windows than this; 0: all")->capture_default_str();
+  flags.text.add_to(app);
   add_threads(app, flags.n_threads);
   app.add_flag("--json", flags.json, "Print the summary as JSON");
   if (const auto code = parse_command_line(app, argc, argv)) return *code;

@@ -105,6 +105,57 @@ TEST_CASE("an imatrix is made, changes the weights, and goes with them, bad text
   CHECK(config["quantization_config"]["imatrix"]["tokens"].get<int>() > 64);
 }
 
+TEST_CASE("sensitivities are measured, go on after a stop, and fit a mix, bad input is one line") {
+  const ScratchDirectory scratch;
+  REQUIRE(run_quantize({nano, scratch / "w8", "--recipe", "w8"}).exit_code == 0);
+  std::string text;
+  for (int i = 0; i < 6; ++i)
+    text += "<｜begin▁of▁sentence｜><｜User｜>What is " + std::to_string(i) +
+            " plus 17?<｜Assistant｜><think>\nLet me see.";
+  write_file(scratch / "text", text);
+  write_file(scratch / "plain", "The quick brown fox jumps over the lazy dog again and again.");
+  write_file(scratch / "empty", "");
+  const std::string out = scratch / "s.json";
+  const auto measure = [&](std::vector<std::string> more, const std::string& model) {
+    std::vector<std::string> arguments = {"sensitivity", model, out, "--layers-per-group", "100"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_quantize(arguments);
+  };
+  const std::string w8 = scratch / "w8";
+  check_one_line(measure({"--text", scratch / "empty"}, w8), 1, "empty");
+  check_one_line(measure({"--text", scratch / "plain"}, w8), 1, "fewer than one context");
+  check_one_line(measure({"--text", scratch / "absent"}, w8), 1, "absent");
+  check_one_line(measure({"--text", scratch / "text", "--documents"}, nano), 1, "is a checkpoint");
+  check_one_line(measure({"--text", scratch / "text", "--formats", "t2,q4"}, w8), 2, "--formats: there are t2");
+  check_one_line(measure({"--text", scratch / "text", "--layers-per-group", "0"}, w8), 2, "layers-per-group");
+  check_one_line(measure({"--text", scratch / "text", "--documents", "--imatrix", scratch / "absent"}, w8), 1,
+                 "absent");
+  const Run made = measure({"--text", scratch / "text", "--documents", "--formats", "t2"}, w8);
+  CAPTURE(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(made.out.find("routed_down") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(out + ".state"));
+  CHECK_FALSE(std::filesystem::exists(out + ".state.logits"));
+  const auto json = nlohmann::json::parse(read_file(out));
+  CHECK(json["items"].size() == 12);
+  for (const auto& item : json["items"]) CHECK(item["measured"][0]["kld"].get<double>() > 0);
+  CHECK(run_quantize({nano, scratch / "fit", "--fit", "14MB", "--sensitivity", out}).exit_code == 0);
+  CHECK(run_quantize({"verify", scratch / "fit"}).exit_code == 0);
+
+  // Documents of an imatrix: none of the tokens is lost to windows that do not fill.
+  const auto tokens_of = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"imatrix", w8, scratch / "i", "--text", scratch / "text", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Run run = run_quantize(arguments);
+    CAPTURE(run.err);
+    REQUIRE(run.exit_code == 0);
+    return nlohmann::json::parse(run.out)["tokens"].get<int>();
+  };
+  const int all = tokens_of({"--documents"});
+  CHECK(all % 6 == 0);
+  CHECK(tokens_of({"--context", std::to_string(all - 1)}) == all - 1);
+}
+
 TEST_CASE("a write that the disk refuses is told, and finished shards stay") {
   const ScratchDirectory scratch;
   // A limit on the size of files stands in for a full disk: the first shard that exceeds it cannot be reserved.
