@@ -29,7 +29,7 @@ struct TensorEncoding {
   Format format = Format::f32;
   BlobLayout layout;
   std::array<float, 16> s4_table{};  // zeros in S8 formats
-  EncodeOptions options;
+  EncodeOptions options{};
 };
 
 // Chooses the S4 grid by trial on `sample_rows`, deterministically (S8, w8, bf16, f32: nothing to choose).

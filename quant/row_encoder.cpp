@@ -52,12 +52,12 @@ void RowEncoder::encode(const float* x, const float* w, std::uint32_t k_padded, 
   } else if (format_.id == Format::w8) {  // the scale that just does not clip, and some below
     try_around_rms(w, -n * 5 / 8, 1, true, row);
   } else if (format_.id == Format::nl6) {  // over 2^(−1) … 2^1.5: its search is cheap
-    const int stride = n == 4 ? 2 : 1;
-    for (int first = -16; first < 24; first += n * stride) try_around_rms(w, first, stride, first == -16, row);
+    try_range_around_rms(w, -16, 24, row);
+  } else if (format_.id == Format::t5) {  // over 2^(−0.75) … 2^1.25: so is this one, and the error is jagged
+    try_range_around_rms(w, -12, 20, row);
   } else {  // sixteenths of an octave: coarsely over 2^(−0.75) … 2^1, then all around the best
-    const int stride = 32 / n;
-    try_around_rms(w, -12, stride, true, row);
-    try_around_best(w, format_.id == Format::t5 ? 16 : 8, row);
+    try_around_rms(w, -12, 32 / n, true, row);
+    try_around_best(w, row);
   }
   row.row_scale = unit_ * largest;
 }
@@ -186,18 +186,21 @@ void RowEncoder::try_around_rms(const float* w, int first, int stride, bool is_f
       is_first, row);
 }
 
-// n_scales_in_all neighbours of the best so far, in as many searches as they need.
-void RowEncoder::try_around_best(const float* w, int n_scales_in_all, EncodedRow& row) {
+// All of the grid from `first` up to `end`; every second index where a search takes few.
+void RowEncoder::try_range_around_rms(const float* w, int first, int end, EncodedRow& row) {
+  const int stride = n_scales_ == 4 ? 2 : 1;
+  for (int i = first; i < end; i += n_scales_ * stride) try_around_rms(w, i, stride, i == first, row);
+}
+
+// The neighbours of the best so far.
+void RowEncoder::try_around_best(const float* w, EncodedRow& row) {
   const std::vector<int> middle = best_;
-  const int n = std::max(n_scales_in_all, n_scales_);
-  for (int i = 0; i < n; i += n_scales_) {
-    try_scales(
-        w,
-        [&](std::uint32_t b) {
-          return Round{middle[b] + 1 - n / 2 + i, 1};
-        },
-        false, row);
-  }
+  try_scales(
+      w,
+      [&](std::uint32_t b) {
+        return Round{middle[b] + 1 - n_scales_ / 2, 1};
+      },
+      false, row);
 }
 
 }  // namespace r1::quant

@@ -40,7 +40,8 @@ class RowEncoder {
   template <class RoundOf>
   void try_scales(const float* w, const RoundOf& round_of, bool is_first, EncodedRow& row);
   void try_around_rms(const float* w, int first, int stride, bool is_first, EncodedRow& row);
-  void try_around_best(const float* w, int n_scales_in_all, EncodedRow& row);
+  void try_range_around_rms(const float* w, int first, int end, EncodedRow& row);
+  void try_around_best(const float* w, EncodedRow& row);
 
   const FormatInfo& format_;
   const std::array<float, 16>& s4_table_;
