@@ -98,11 +98,12 @@ bool all_finite(const std::vector<float>& rows) {
 // Converts one shard with a team of threads. Errors of any thread end the work; the first one is reported.
 class ShardConversion {
  public:
-  ShardConversion(const Checkpoint& checkpoint, const ConvertOptions& options, int n_threads, rt::ShardWriter& writer,
-                  const rt::Importance* importance, std::function<Result<void>()> before_finish, Progress& progress,
-                  ConvertReport& report)
+  ShardConversion(const Checkpoint& checkpoint, const ConvertOptions& options, quant::Effort effort, int n_threads,
+                  rt::ShardWriter& writer, const rt::Importance* importance,
+                  std::function<Result<void>()> before_finish, Progress& progress, ConvertReport& report)
       : checkpoint_(checkpoint),
         options_(options),
+        effort_(effort),
         n_threads_(n_threads),
         writer_(writer),
         importance_(importance),
@@ -165,7 +166,7 @@ class ShardConversion {
         sample.insert(sample.end(), row.begin(), row.end());
       }
     }
-    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, work.importance);
+    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, work.importance, {.effort = effort_});
     if (!quant::info(format).is_packed()) return {};
     return writer_.write_piece(work.blob, work.offset_bytes, std::as_bytes(std::span(work.encoding.s4_table)));
   }
@@ -261,6 +262,7 @@ class ShardConversion {
 
   const Checkpoint& checkpoint_;
   const ConvertOptions& options_;
+  quant::Effort effort_;
   int n_threads_;
   rt::ShardWriter& writer_;
   const rt::Importance* importance_;
@@ -320,14 +322,19 @@ IsBf16 stored_bf16(const Checkpoint& checkpoint) {
 }
 
 Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
-                                       const rt::Imatrix* imatrix) {
-  return plan_conversion(checkpoint, hand_made_mix(checkpoint.config(), recipe), imatrix);
+                                       const rt::Imatrix* imatrix, quant::Effort effort) {
+  return plan_conversion(checkpoint, hand_made_mix(checkpoint.config(), recipe), imatrix, effort);
 }
 
-Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const Mix& mix, const rt::Imatrix* imatrix) {
+Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const Mix& mix, const rt::Imatrix* imatrix,
+                                       quant::Effort effort) {
   R1_CHECK(checkpoint.check(rt::expected_blobs(checkpoint.config())));
-  return make_plan(checkpoint.config(), mix, stored_bf16(checkpoint), checkpoint.fingerprint(),
-                   imatrix == nullptr ? std::string() : fmt::format("i{}", imatrix->fingerprint()));
+  std::string extra = quant::effort_name(effort);
+  if (imatrix != nullptr) extra += fmt::format("-i{}", imatrix->fingerprint());
+  R1_TRY(ConversionPlan plan,
+         make_plan(checkpoint.config(), mix, stored_bf16(checkpoint), checkpoint.fingerprint(), extra));
+  plan.effort = effort;
+  return plan;
 }
 
 Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan& plan, const std::string& directory,
@@ -374,8 +381,8 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   for (const ShardPlan* shard : todo) {
     progress.shard = shard->name;
     R1_TRY(const auto writer, rt::ShardWriter::create(directory + "/" + shard->name, shard->blobs, plan.fingerprint));
-    R1_CHECK(ShardConversion(checkpoint, options, n_threads, *writer, importance ? &*importance : nullptr, store_errors,
-                             progress, report)
+    R1_CHECK(ShardConversion(checkpoint, options, plan.effort, n_threads, *writer, importance ? &*importance : nullptr,
+                             store_errors, progress, report)
                  .run());
     ++report.n_shards_written;
   }
@@ -385,6 +392,7 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   const auto config = nlohmann::ordered_json::parse(checkpoint.config_text(), nullptr, false);
   nlohmann::ordered_json origin = nlohmann::ordered_json::object();
   if (config.contains("quantization_config")) origin["source"] = config["quantization_config"];
+  origin["effort"] = quant::effort_name(plan.effort);
   if (options.imatrix != nullptr) {
     origin["imatrix"] = {{"fingerprint", options.imatrix->fingerprint()}, {"tokens", options.imatrix->n_tokens}};
   }

@@ -1,5 +1,5 @@
-// Checkpoint → model directory: bounded memory, parallel, resumable; the output depends on the source and the recipe
-// alone.
+// Checkpoint → model directory: bounded memory, parallel, resumable; the output depends on the source, the recipe,
+// the effort and the importance matrix alone.
 #pragma once
 
 #include <r1/result.h>
@@ -49,16 +49,19 @@ struct ConvertReport {
   std::uint64_t source_bytes = 0;  // read in this run
 };
 
-// Writes `directory` (made if absent). Shards already finished from the same source and recipe are kept. Fails before
-// it writes if the directory holds something else, the disk lacks room, or ram_bytes does not suffice for one thread.
+// Writes `directory` (made if absent). Shards already finished from the same source and with the same options are kept.
+// Fails before it writes if the directory holds something else, the disk lacks room, or ram_bytes does not suffice for
+// one thread.
 [[nodiscard]] Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan& plan,
                                             const std::string& directory, const ConvertOptions& options);
 
 // make_plan with the checkpoint's own types and fingerprint; checks the checkpoint first.
 [[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const Mix& mix,
-                                                     const rt::Imatrix* imatrix = nullptr);
+                                                     const rt::Imatrix* imatrix = nullptr,
+                                                     quant::Effort effort = quant::Effort::normal);
 [[nodiscard]] Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const quant::Recipe& recipe,
-                                                     const rt::Imatrix* imatrix = nullptr);
+                                                     const rt::Imatrix* imatrix = nullptr,
+                                                     quant::Effort effort = quant::Effort::normal);
 
 // As eval::identity_of of a directory made from it.
 [[nodiscard]] Result<std::string> identity_of(const Checkpoint& checkpoint);

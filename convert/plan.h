@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convert/mix.h"
+#include "quant/encode.h"
 #include "quant/recipe.h"
 #include "runtime/model_file/config.h"
 #include "runtime/model_file/shard_writer.h"
@@ -30,7 +31,8 @@ struct ClassSummary {
 
 struct ConversionPlan {
   Mix mix;
-  std::string fingerprint;  // of source and mix; goes into each shard
+  quant::Effort effort = quant::Effort::normal;
+  std::string fingerprint;  // of source, mix and all else that the bytes depend on; goes into each shard
   std::vector<ShardPlan> shards;
   std::vector<ClassSummary> classes;                        // without the MTP layer
   ClassSummary mtp;                                         // the MTP layer, all classes
@@ -45,7 +47,7 @@ struct ConversionPlan {
 // Tells whether the checkpoint stores a matrix as BF16 (the recipe `exact` keeps it so).
 using IsBf16 = std::function<bool(const rt::BlobSpec&, const rt::MatrixSpec&)>;
 
-// `extra` joins the fingerprint: what else the bytes depend on (the importance matrix); empty: nothing.
+// `extra` joins the fingerprint: what else the bytes depend on (effort, importance matrix); empty: nothing.
 [[nodiscard]] Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const Mix& mix, const IsBf16& is_bf16,
                                                const std::string& source_fingerprint, const std::string& extra = {});
 [[nodiscard]] Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const quant::Recipe& recipe,

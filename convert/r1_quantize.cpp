@@ -38,7 +38,8 @@ void request_stop(int) {
 }
 
 struct Options {
-  std::string source, out, imatrix, recipe_out, ram = "8GiB";
+  std::string source, out, imatrix, recipe_out, ram = "8GiB", effort_name = "normal";
+  quant::Effort effort = quant::Effort::normal;
   convert::MixFlags mix;
   int n_threads = 0;
   bool plan_only = false, json = false, strict = false;
@@ -62,7 +63,8 @@ Result<void> show_plan(const Options& options) {
   const convert::IsBf16 is_bf16 = convert::usual_bf16(config);
   R1_TRY(const convert::Mix mix, convert::choose_mix(options.mix, {config, is_bf16, nullptr}, options.json));
   R1_CHECK(write_recipe(options, mix));
-  R1_TRY(const ConversionPlan plan, convert::make_plan(config, mix, is_bf16, std::string(16, '0')));
+  R1_TRY(ConversionPlan plan, convert::make_plan(config, mix, is_bf16, std::string(16, '0')));
+  plan.effort = options.effort;
   const double seconds = convert::estimated_seconds(plan, options.threads());
   if (options.json) {
     fmt::print("{}\n", convert::plan_json(plan, seconds, options.threads()).dump(2));
@@ -89,7 +91,7 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
     }
   }
   const rt::Imatrix* const used_imatrix = options.imatrix.empty() ? nullptr : &imatrix;
-  R1_TRY(const ConversionPlan plan, convert::plan_conversion(checkpoint, mix, used_imatrix));
+  R1_TRY(const ConversionPlan plan, convert::plan_conversion(checkpoint, mix, used_imatrix, options.effort));
 
   convert::ProgressLine line;
   convert::ConvertOptions convert_options;
@@ -188,6 +190,8 @@ int main_convert(int argc, char** argv) {
   options.mix.add_to(app);
   options.mix.add_fit_to(app);
   app.add_option("--imatrix", options.imatrix, "Weigh errors by this file of r1-quantize imatrix");
+  app.add_option("--effort", options.effort_name, "How long to search for the best codes: fast, normal or best")
+      ->capture_default_str();
   convert::add_threads(app, options.n_threads);
   app.add_option("--ram", options.ram, "Memory limit, e.g. 8GiB or 512MiB")->capture_default_str();
   app.add_flag("--plan", options.plan_only, "Show what would be written, and stop");
@@ -196,6 +200,12 @@ int main_convert(int argc, char** argv) {
   app.add_flag("--json", options.json, "Print the summary as JSON");
   if (const auto code = convert::parse_command_line(app, argc, argv)) return *code;
   if (const std::string problem = options.mix.problem(); !problem.empty()) return convert::wrong_usage(app, problem);
+  const auto effort = quant::effort_from_name(options.effort_name);
+  if (!effort) {
+    return convert::wrong_usage(
+        app, fmt::format("--effort: {} is unknown; it is fast, normal or best", options.effort_name));
+  }
+  options.effort = *effort;
   const auto ram_bytes = rt::parse_bytes(options.ram);
   if (!ram_bytes) return convert::wrong_usage(app, fmt::format("--ram: {} is not a size like 8GiB", options.ram));
   if (!options.plan_only && options.out.empty()) return convert::wrong_usage(app, "the output directory is missing");

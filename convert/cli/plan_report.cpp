@@ -11,7 +11,7 @@ namespace r1::convert {
 namespace {
 
 // Seconds per weight that one core takes to encode a format here and now, on random weights.
-double encode_seconds_per_weight(quant::Format format) {
+double encode_seconds_per_weight(quant::Format format, quant::Effort effort) {
   constexpr std::uint32_t rows = 16, k = 2048;
   std::mt19937 engine(1);
   std::normal_distribution<float> normal;
@@ -20,7 +20,7 @@ double encode_seconds_per_weight(quant::Format format) {
   const auto layout = quant::blob_layout(format, rows, k).value();
   std::vector<std::byte> panel(layout.panel_bytes);
   float row_scale[quant::panel_rows];
-  const auto encoding = quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {});
+  const auto encoding = quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {}, {.effort = effort});
   const auto start = std::chrono::steady_clock::now();
   quant::encode_panel(encoding, 0, x.data(), {}, panel.data(), row_scale);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
@@ -53,7 +53,7 @@ double estimated_seconds(const ConversionPlan& plan, int n_threads) {
     }
   }
   double seconds = 0;
-  for (const auto& [format, n] : weights) seconds += n * encode_seconds_per_weight(format);
+  for (const auto& [format, n] : weights) seconds += n * encode_seconds_per_weight(format, plan.effort);
   return seconds / n_threads;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "checkpoint_maker.h"
@@ -61,10 +62,10 @@ class PlainCheckpoint {
 };
 
 convert::ConvertReport convert_to(const std::string& source, const std::string& out, const char* recipe,
-                                  int n_threads = 2) {
+                                  int n_threads = 2, quant::Effort effort = quant::Effort::normal) {
   auto checkpoint = convert::Checkpoint::open(source);
   REQUIRE_MESSAGE(checkpoint.ok(), (checkpoint.ok() ? "" : checkpoint.error().text()));
-  auto plan = convert::plan_conversion(*checkpoint, *quant::find_recipe(recipe));
+  auto plan = convert::plan_conversion(*checkpoint, *quant::find_recipe(recipe), nullptr, effort);
   REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : plan.error().text()));
   convert::ConvertOptions options;
   options.n_threads = n_threads;
@@ -151,6 +152,28 @@ TEST_CASE("bytes do not depend on the number of threads") {
   }
 }
 
+TEST_CASE("more effort costs less error, and never depends on the number of threads") {
+  const ScratchDirectory scratch;
+  const std::string source = R1_FIXTURES "/models/deepseek-v3-fp8";
+  double last = 1;
+  for (const auto effort : {quant::Effort::fast, quant::Effort::normal, quant::Effort::best}) {
+    const std::string name = quant::effort_name(effort);
+    CAPTURE(name);
+    const auto report = convert_to(source, scratch / name, "r2.2", 1, effort);
+    convert_to(source, scratch / (name + "-3"), "r2.2", 3, effort);
+    CHECK(read_directory(scratch / name) == read_directory(scratch / (name + "-3")));
+    const auto config = nlohmann::json::parse(read_file(scratch / (name + "/config.json")));
+    CHECK(config["quantization_config"]["effort"] == name);
+    quant::EncodeError sum;
+    for (const auto& [label, e] : report.error_by_class) {
+      sum.error += e.error;
+      sum.signal += e.signal;
+    }
+    CHECK(sum.error / sum.signal < last);
+    last = sum.error / sum.signal;
+  }
+}
+
 TEST_CASE("a conversion killed at any moment goes on to the same bytes") {
   const std::string source = R1_SOURCE_DIR "/examples/r1-nano";
   const ScratchDirectory scratch;
@@ -174,13 +197,16 @@ TEST_CASE("a conversion killed at any moment goes on to the same bytes") {
   CHECK(read_directory(scratch / "out") == whole);
 }
 
-TEST_CASE("finished shards are kept, those of another recipe or source are not") {
+TEST_CASE("finished shards are kept, those of another recipe or effort or source are not") {
   const ScratchDirectory scratch;
   copy_golden("deepseek-v3-bf16", scratch / "in");
   CHECK(convert_to(scratch / "in", scratch / "out", "r3.5").n_shards_kept == 0);
   const auto first = convert_to(scratch / "in", scratch / "out", "r3.5");
   CHECK(first.n_shards_written == 0);
   CHECK(first.n_shards_kept > 1);
+  CHECK(convert_to(scratch / "in", scratch / "out", "r2.5").n_shards_kept == 0);
+  CHECK(convert_to(scratch / "in", scratch / "out", "r2.5", 2, quant::Effort::fast).n_shards_kept == 0);
+  CHECK(convert_to(scratch / "in", scratch / "out", "r2.5", 2, quant::Effort::fast).n_shards_written == 0);
   CHECK(convert_to(scratch / "in", scratch / "out", "r2.5").n_shards_kept == 0);
   auto tensors = read_raw(scratch / "in/model.safetensors");
   tensors["model.norm.weight"].bytes[1] ^= 1;

@@ -32,6 +32,8 @@ TEST_CASE("wrong usage exits 2, failed work 1, each with one line") {
   check_one_line(run_quantize({nano, out, "--recipe", "r9"}), 2, "r9");
   check_one_line(run_quantize({nano, out, "--threads", "0"}), 2, "threads");
   check_one_line(run_quantize({nano, out, "--ram", "lots"}), 2, "lots");
+  check_one_line(run_quantize({nano, out, "--effort", "most"}), 2, "--effort: most is unknown");
+  check_one_line(run_quantize({nano, out, "--effort", ""}), 2, "--effort");
   check_one_line(run_quantize({nano, out, "--what"}), 2, "--what");
   check_one_line(run_quantize({"/nonexistent", out, "--recipe", "w8"}), 1, "/nonexistent");
   check_one_line(run_quantize({nano, out, "--recipe", "w8", "--ram", "1MiB"}), 1, "MiB");
