@@ -211,7 +211,10 @@ class Fitter {
   }
 
   [[nodiscard]] Result<std::uint64_t> file_bytes() const {
-    R1_TRY(const ConversionPlan plan, make_plan(config_, mix(), is_bf16_, std::string(16, '0'), std::string(17, '0')));
+    // As long as fingerprints become: headers hold them.
+    constexpr std::size_t source = 16, effort_and_imatrix = 24;
+    R1_TRY(const ConversionPlan plan,
+           make_plan(config_, mix(), is_bf16_, std::string(source, '0'), std::string(effort_and_imatrix, '0')));
     return plan.file_bytes;
   }
 
