@@ -114,7 +114,7 @@ Kernels make_table(Isa isa) {
     if (has_avx512_bf16()) use_avx512_bf16_attention(table);
     use_avx512_vnni_prefill_attention(table);
   }
-  if (isa == Isa::amx) use_amx_gemm(table.wide_gemm);
+  if (isa == Isa::amx) use_amx_gemm(table);
   return table;
 }
 

@@ -182,6 +182,7 @@ struct Kernels {
   std::uint64_t (*peak_f32)(std::uint64_t n) = nullptr;
   std::uint64_t (*peak_bf16)(std::uint64_t n) = nullptr;  // null where bf16_qk is
   std::uint64_t (*peak_int8)(std::uint64_t n) = nullptr;
+  std::uint64_t (*peak_tiles)(std::uint64_t n) = nullptr;  // of the matrix unit, int8; null where wide_gemm is
 };
 
 // Why an ISA is or is not used on this machine, best first.

@@ -209,8 +209,8 @@ class LatentPages {
     }
   }
   void multiply(const Matrix& w, std::byte* tile) {
-    pass_.kernels.gemm[static_cast<std::size_t>(w.format)](w, latents_, 0, latents_.n_tokens, 0, w.layout.n_panels,
-                                                           own_.rows.data(), w.rows(), tile);
+    pass_.kernels.gemm_for(w.format, latents_.n_tokens)(w, latents_, 0, latents_.n_tokens, 0, w.layout.n_panels,
+                                                        own_.rows.data(), w.rows(), tile);
   }
 
   Pass& pass_;

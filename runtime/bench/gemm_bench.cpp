@@ -26,13 +26,14 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
   const auto format = static_cast<std::size_t>(w.format);
   const std::uint32_t n_panels = w.layout.n_panels, n_tokens = x.n_tokens;
   const std::size_t ldy = std::size_t{n_panels} * quant::panel_rows;
+  const auto peak = kernels.peak_tiles != nullptr ? kernels.peak_tiles : kernels.peak_int8;
   std::uint32_t panel = 0;
   const auto call = [&] {
     if (panel + call_panels > n_panels) panel = 0;
     if (n_tokens < simd::gemm_min_tokens(w.format)) {
       kernels.gemv[format](w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy);
     } else {
-      kernels.gemm[format](w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy, tile);
+      kernels.gemm_for(w.format, n_tokens)(w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy, tile);
     }
     panel += call_panels;
     return double{1} * call_panels * quant::panel_rows * k * n_tokens;
@@ -47,7 +48,7 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
     } while (seconds_since(t0) < 0.002);
     rates.push_back(done / seconds_since(t0));
     const auto t1 = Clock::now();
-    const auto most = static_cast<double>(kernels.peak_int8(20'000));
+    const auto most = static_cast<double>(peak(20'000));
     peaks.push_back(most / seconds_since(t1));
     fractions.push_back(rates.back() / peaks.back());
   }

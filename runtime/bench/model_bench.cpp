@@ -80,11 +80,12 @@ struct Round {
   // The integer dot products that registers alone allow, on all threads.
   void peak(const simd::Kernels& kernels, numa::ThreadTeam& team) {
     std::vector<std::uint64_t> done(static_cast<std::size_t>(team.size()));
+    const auto peak_fn = kernels.peak_tiles != nullptr ? kernels.peak_tiles : kernels.peak_int8;
     const auto start = Clock::now();
     while (peak_seconds < burst_seconds) {
       team.run([&](const numa::Member& member) {
         constexpr std::uint64_t n_rounds = 100'000;
-        done[static_cast<std::size_t>(member.index())] = kernels.peak_int8(n_rounds);
+        done[static_cast<std::size_t>(member.index())] = peak_fn(n_rounds);
       });
       for (const std::uint64_t n : done) peak_multiply_adds += static_cast<double>(n);
       peak_seconds = seconds_since(start);

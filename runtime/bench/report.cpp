@@ -150,14 +150,16 @@ std::string to_table(const std::vector<AttentionBenchResult>& results) {
 ordered_json to_json(const std::vector<GemmBenchResult>& results) {
   ordered_json array = ordered_json::array();
   for (const GemmBenchResult& r : results) {
-    const bool vnni = r.isa == simd::Isa::avx2_vnni || r.isa == simd::Isa::avx512_vnni;
+    const char* peak = r.isa == simd::Isa::amx                                            ? "amx"
+                       : r.isa == simd::Isa::avx2_vnni || r.isa == simd::Isa::avx512_vnni ? "vnni"
+                                                                                          : "int8";
     array.push_back({{"kernel", "gemm"},
                      {"format", quant::info(r.format).name},
                      {"tokens", r.n_tokens},
                      {"threads", 1},
                      {"isa", simd::isa_name(r.isa)},
                      {"multiply_adds_per_second", r.multiply_adds_per_s},
-                     {"peak", vnni ? "vnni" : "int8"},
+                     {"peak", peak},
                      {"peak_per_second", r.peak_per_s},
                      {"fraction", r.fraction}});
   }

@@ -26,7 +26,7 @@ namespace r1::bench {
 [[nodiscard]] nlohmann::ordered_json to_json(const std::vector<AttentionBenchResult>& results);
 [[nodiscard]] std::string to_table(const std::vector<AttentionBenchResult>& results);
 
-// {"kernel": "gemm", "format", "tokens", "isa", "multiply_adds_per_second", "peak": "vnni"|"int8", "peak_per_second",
+// {"kernel": "gemm", "format", "tokens", "isa", "multiply_adds_per_second", "peak": "amx"|"vnni"|"int8", "peak_per_second",
 // "fraction"}
 [[nodiscard]] nlohmann::ordered_json to_json(const std::vector<GemmBenchResult>& results);
 [[nodiscard]] std::string to_table(const std::vector<GemmBenchResult>& results);

@@ -15,6 +15,11 @@ bool uses_onednn(const Product& product) {
          !quant::info(product.w->format).is_packed();
 }
 
+bool is_wide(const simd::Kernels& kernels, const Product& product) {
+  const simd::WideGemm& wide = kernels.wide_gemm[static_cast<std::size_t>(product.w->format)];
+  return wide.multiply != nullptr && product.n_rows >= wide.min_tokens;
+}
+
 }  // namespace
 
 std::uint32_t panels_per_unit(const Product& product) {
@@ -26,9 +31,11 @@ std::uint32_t n_units(const Product& product) {
   return (product.w->layout.n_panels + unit - 1) / unit;
 }
 
-std::uint64_t panel_cost(const Product& product) {
+std::uint64_t panel_cost(const simd::Kernels& kernels, const Product& product) {
   constexpr std::uint32_t unpacking_rows = 12;  // as long as unpacking takes (t2 8, t5 16)
-  return std::uint64_t{unpacking_rows + product.n_rows} * product.w->layout.k_padded;
+  // A row of a wide batch takes a sixth of that time (an estimate: docs/performance.md, "AMX").
+  const std::uint32_t rows_sixths = is_wide(kernels, product) ? product.n_rows : 6 * product.n_rows;
+  return std::uint64_t{6 * unpacking_rows + rows_sixths} * product.w->layout.k_padded;
 }
 
 void multiply_units(const simd::Kernels& kernels, const Product& product, std::uint32_t unit_begin,
@@ -46,8 +53,8 @@ void multiply_units(const simd::Kernels& kernels, const Product& product, std::u
   if (panel_begin >= panel_end) return;
   const auto format = static_cast<std::size_t>(w.format);
   if (product.n_rows >= simd::gemm_min_tokens(w.format)) {
-    kernels.gemm[format](w, *product.x, product.first_row, product.n_rows, panel_begin, panel_end, product.y,
-                         product.ldy, tile);
+    kernels.gemm_for(w.format, product.n_rows)(w, *product.x, product.first_row, product.n_rows, panel_begin, panel_end,
+                                               product.y, product.ldy, tile);
     return;
   }
   for (std::uint32_t row = 0; row < product.n_rows; row += simd::max_gemv_tokens) {
@@ -60,7 +67,7 @@ void multiply(const numa::Member& member, const simd::Kernels& kernels, std::spa
               std::byte* tile) {
   for_each_share(
       member, products.size(), [&](std::size_t i) { return n_units(products[i]); },
-      [&](std::size_t i) { return panels_per_unit(products[i]) * panel_cost(products[i]); },
+      [&](std::size_t i) { return panels_per_unit(products[i]) * panel_cost(kernels, products[i]); },
       [&](std::size_t i, std::uint32_t begin, std::uint32_t end) {
         multiply_units(kernels, products[i], begin, end, tile);
       });

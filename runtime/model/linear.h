@@ -17,8 +17,8 @@ struct Product {
   std::uint32_t first_row = 0, n_rows = 0;  // of x
   float* y = nullptr;                       // [n_rows, ldy]
   std::size_t ldy = 0;
-  // Rows have the same bits whatever batch they are in. Otherwise oneDNN may take batches of bf16 and f32 matrices, and
-  // it adds up in an order of its own.
+  // Rows of bf16 and f32 matrices have the same bits whatever batch they are in. Otherwise oneDNN may take batches of
+  // these, and it adds up in an order of its own.
   bool batch_invariant = false;
 };
 
@@ -26,8 +26,8 @@ struct Product {
 [[nodiscard]] std::uint32_t panels_per_unit(const Product& product);
 [[nodiscard]] std::uint32_t n_units(const Product& product);
 
-// What a panel costs, in time that a row of its k takes: panels are unpacked once for all rows.
-[[nodiscard]] std::uint64_t panel_cost(const Product& product);
+// What a panel costs, in sixths of the time that a row of its k takes: panels are unpacked once for all rows.
+[[nodiscard]] std::uint64_t panel_cost(const simd::Kernels& kernels, const Product& product);
 
 // Units [unit_begin, unit_end) of one product, on the calling thread. A panel is read from memory once per batch.
 // tile: gemm_tile_bytes of the calling member's.

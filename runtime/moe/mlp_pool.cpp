@@ -20,7 +20,7 @@ void gate_and_up(const numa::Member& member, Pass& pass, std::span<const MlpJob>
   const auto up = [&](std::size_t i) { return product(jobs[i], jobs[i].w->up_proj, jobs[i].intermediate->up); };
   for_each_share(
       member, jobs.size(), [&](std::size_t i) { return n_units(gate(i)); },
-      [&](std::size_t i) { return panels_per_unit(gate(i)) * panel_cost(gate(i)); },
+      [&](std::size_t i) { return panels_per_unit(gate(i)) * panel_cost(pass.kernels, gate(i)); },
       [&](std::size_t i, std::uint32_t unit_begin, std::uint32_t unit_end) {
         const Product g = gate(i), u = up(i);
         multiply_units(pass.kernels, g, unit_begin, unit_end, tile);

@@ -213,6 +213,24 @@ void gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin
   }
 }
 
+// Four sums, to hide the latency of each.
+std::uint64_t peak_tiles(std::uint64_t n) {
+  const Tiles configured(16, 64);
+  Tiles::zero<0>();
+  Tiles::zero<1>();
+  Tiles::zero<2>();
+  Tiles::zero<3>();
+  Tiles::zero<4>();
+  Tiles::zero<6>();
+  for (std::uint64_t i = 0; i < n; ++i) {
+    Tiles::multiply<0, 4, 6>();
+    Tiles::multiply<1, 4, 6>();
+    Tiles::multiply<2, 4, 6>();
+    Tiles::multiply<3, 4, 6>();
+  }
+  return n * 4 * 16 * 16 * 64;
+}
+
 template <Format F>
 void use(WideGemm* table) {
   table[static_cast<int>(F)] = {gemm<F>, amx_min_tokens};
@@ -220,7 +238,8 @@ void use(WideGemm* table) {
 
 }  // namespace
 
-void use_amx_gemm(WideGemm* table) {
+void use_amx_gemm(Kernels& kernels) {
+  WideGemm* table = kernels.wide_gemm;
   use<Format::t2>(table);
   use<Format::t2_5>(table);
   use<Format::t3>(table);
@@ -230,6 +249,7 @@ void use_amx_gemm(WideGemm* table) {
   use<Format::t5>(table);
   use<Format::nl6>(table);
   use<Format::w8>(table);
+  kernels.peak_tiles = peak_tiles;
 }
 
 }  // namespace r1::simd

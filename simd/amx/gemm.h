@@ -5,6 +5,6 @@
 
 namespace r1::simd {
 
-void use_amx_gemm(WideGemm* table);  // [n_formats + 1], by format id
+void use_amx_gemm(Kernels& kernels);
 
 }  // namespace r1::simd

@@ -19,25 +19,22 @@ using namespace r1::simd;
 using quant::Format;
 
 namespace r1::simd {
-void use_amx_gemm_emulated(WideGemm* table);
+void use_amx_gemm_emulated(Kernels& kernels);
 }
 
 namespace {
 
 struct Wide {
   const char* name;
-  WideGemm table[quant::n_formats + 1] = {};
+  Kernels kernels;
 };
 
 std::vector<Wide> wide_tables() {
   std::vector<Wide> tables;
-  if (const Kernels* amx = kernels_for(Isa::amx)) {
-    tables.push_back({"amx"});
-    std::copy(std::begin(amx->wide_gemm), std::end(amx->wide_gemm), std::begin(tables.back().table));
-  }
+  if (const Kernels* amx = kernels_for(Isa::amx)) tables.push_back({"amx", *amx});
   if (kernels_for(Isa::avx512_vnni) != nullptr) {
-    tables.push_back({"emulated tiles"});
-    use_amx_gemm_emulated(tables.back().table);
+    tables.push_back({"emulated tiles", {}});
+    use_amx_gemm_emulated(tables.back().kernels);
   }
   if (tables.empty()) MESSAGE("this machine has neither AMX nor AVX-512 VBMI: nothing to test here");
   return tables;
@@ -83,8 +80,8 @@ void check_part(const Wide& wide, const Matrix& m, const Activations& x, const s
   for (std::size_t t = 0; t < n_tokens; ++t) {
     for (std::size_t r = row_begin; r < row_end; ++r) expected[t * ldy + r] = reference[(token_begin + t) * ldy + r];
   }
-  wide.table[static_cast<int>(m.view.format)].multiply(m.view, x, token_begin, n_tokens, panel_begin, panel_end,
-                                                       y.data(), ldy, tile.get());
+  wide.kernels.wide_gemm[static_cast<int>(m.view.format)].multiply(m.view, x, token_begin, n_tokens, panel_begin,
+                                                                   panel_end, y.data(), ldy, tile.get());
   CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
 }
 
@@ -111,7 +108,7 @@ TEST_CASE("wide batches of any size and any panels are the contract's to the bit
     const auto reference = reference_product(m, batch.view);
     for (const Wide& wide : tables) {
       CAPTURE(wide.name);
-      REQUIRE((wide.table[static_cast<int>(format)].multiply != nullptr));
+      REQUIRE((wide.kernels.wide_gemm[static_cast<int>(format)].multiply != nullptr));
       for (const std::uint32_t n : {1u, 2u, 15u, 16u, 17u, 31u, 32u, 33u, 48u, 50u, 67u})
         check_part(wide, m, batch.view, reference, tile, 67 - n, n, 0, 5);
       check_part(wide, m, batch.view, reference, tile, 3, 20, 1, 4);
@@ -210,7 +207,8 @@ TEST_CASE("folded scales keep the error within the format's bound") {
       for (std::size_t i = 0; i < x.size(); ++i)
         decoded[i] = static_cast<float>(folded.w[i]) * folded.scale[i / 128] * m.row_scale()[i / k];
       const double error = relative_rms(x, decoded), before = relative_rms(x, plain);
-      MESSAGE(std::string(quant::info(bound.format).name), tails ? " t(5) " : " Gauss ", before, " → ", error);
+      MESSAGE(std::string(quant::info(bound.format).name), std::string(tails ? " t(5) " : " Gauss "), before,
+              std::string(" → "), error);
       CHECK(error <= 1.02 * (tails ? bound.student5 : bound.gauss));  // as much above as codes may be (encode_test.cpp)
       CHECK(error <= 1.04 * before);                                  // t5, t(5); the others 1.01
     }

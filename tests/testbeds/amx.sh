@@ -10,6 +10,7 @@ usage() {
   cat >&2 <<'U'
 usage: amx.sh [--mem MB] [--file PATH]... [--env K=V]... [--timeout SECONDS] [--log FILE]
               PROGRAM [ARGUMENT...]
+       amx.sh --check          77 if packages are missing
   --mem      guest memory in MB, at most 2048                                       (768)
   --file     copies a file or folder into the guest, at the same absolute path
   --log      keeps the guest's kernel log
@@ -140,6 +141,7 @@ make_initramfs() {  # make_initramfs OUT PROGRAM ARGS...
   (cd "$root" && find . | cpio -o -H newc --quiet --owner=0:0 | gzip -1) >"$out"
 }
 
+if [[ ${1:-} == --check ]]; then check_needs; exit 0; fi
 files=() environment=() mem=768 limit=600 keep_log=
 while [[ ${1:-} == --* ]]; do
   case $1 in

@@ -235,22 +235,24 @@ TEST_CASE("quantized weights give the same bits in any large batch, in any small
       options.n_threads = 1;
       options.kv_type = type;
       const Trace whole = run(model, ids, options);
+      // AMX rounds otherwise, from a number of rows on that an expert has in one batch, and lacks in another.
+      const bool rounds_by_rows = std::string(model->isa()) == "amx" && !whole.router_ids.empty();
       // Large batches have an attention of their own (runtime/attention/prefill.h), small ones that of single tokens.
-      Trace small;
+      Trace small, large;
       for (const std::uint32_t size : {50u, 1u, 7u}) {
         options.batches.assign(whole.n_tokens / size, size);
         if (whole.n_tokens % size != 0) options.batches.push_back(whole.n_tokens % size);
         for (int n_threads = 1; n_threads <= (size == 7 ? 2 : 4); ++n_threads) {
           options.n_threads = n_threads;
           Trace t = run(model, ids, options);
-          if (size == 1 && n_threads == 1) {
-            MESSAGE(c.model, " ", c.recipe, ": token by token off by ", rms_distance(t.logits, whole.logits),
+          if (n_threads == 1 && (size == 1 || (size == 50 && rounds_by_rows))) {
+            MESSAGE(c.model, " ", c.recipe, ": batches of ", size, " off by ", rms_distance(t.logits, whole.logits),
                     " σ (RMS)");
             CHECK(rms_distance(t.logits, whole.logits) <= 0.15);  // roundings to eight bits, here and there
-            small = std::move(t);
+            (size == 1 ? small : large) = std::move(t);
             continue;
           }
-          const Trace& expected = size == 50 ? whole : small;
+          const Trace& expected = size != 50 ? small : rounds_by_rows ? large : whole;
           CHECK(t.logits == expected.logits);
           CHECK(t.router_ids == expected.router_ids);
           CHECK(t.mtp_logits == expected.mtp_logits);

@@ -1,0 +1,23 @@
+#!/bin/bash
+# amx_models.sh SAME_TEXT R1_QUANTIZE WORK_DIR MODELS_DIR NANO_DIR [AMX_OPTION…]: golden models and r1-nano, quantized
+# here, speak on an emulated machine with AMX.
+set -euo pipefail
+same_text=$1 quantize=$2 work=$3 models=$4 nano=$5
+shift 5
+here=$(cd "$(dirname "$0")" && pwd)
+"$here/amx.sh" --check
+mkdir -p "$work"
+directories=() options=()
+add() {  # add CHECKPOINT RECIPE
+  local out
+  out=$(realpath "$work")/$(basename "$1")-$2
+  "$quantize" "$1" "$out" --recipe "$2" --threads 1 >"$out.log" 2>&1 || { cat "$out.log" >&2; exit 1; }
+  directories+=("$out") options+=(--file "$out")
+}
+add "$models/deepseek-v3-bf16" r2.5
+add "$models/deepseek-v3-bf16" r4.5
+add "$models/deepseek-v3-fp8" r3.5
+add "$models/qwen2" r2.7
+add "$models/llama" r4.5
+add "$nano" r2.7
+exec "$here/amx.sh" "$@" "${options[@]}" "$same_text" "${directories[@]}"
