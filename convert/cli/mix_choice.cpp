@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <cstdio>
 #include <filesystem>
 
@@ -65,8 +66,8 @@ void show_fit(const rt::ModelConfig& config, const rt::Sensitivity& sensitivity,
 Result<Mix> fitted_mix(const MixFlags& flags, const MixModel& model, bool json) {
   FitOptions options;
   options.size_bytes = *rt::parse_bytes(flags.fit);
-  options.size_name = flags.fit;
-  std::erase(options.size_name, ' ');
+  options.size_name = flags.fit.substr(0, 32);  // part of a recipe's name
+  std::erase_if(options.size_name, [](unsigned char c) { return std::isspace(c) != 0; });
   options.speed_weight = flags.speed_weight;
   rt::Sensitivity sensitivity;
   if (flags.sensitivity.empty()) {
