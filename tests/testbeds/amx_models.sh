@@ -14,6 +14,8 @@ add() {  # add CHECKPOINT RECIPE
   "$quantize" "$1" "$out" --recipe "$2" --threads 1 >"$out.log" 2>&1 || { cat "$out.log" >&2; exit 1; }
   directories+=("$out") options+=(--file "$out")
 }
+add "$models/deepseek-v3-bf16" exact
+add "$models/qwen2" exact
 add "$models/deepseek-v3-bf16" r2.5
 add "$models/deepseek-v3-bf16" r4.5
 add "$models/deepseek-v3-fp8" r3.5

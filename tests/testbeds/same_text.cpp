@@ -1,5 +1,7 @@
 // same_text MODEL_DIR…: every model says the same with AMX as without, to 24 tokens by the greatest logit, behind a
-// prompt that is long enough for wide batches. Exit status 1 and a line on what differs otherwise.
+// prompt that is long enough for wide batches. Of a quantized model of random weights, whose greatest logits lie closer
+// together than roundings to eight bits, the logits behind the prompt are compared instead. Exit status 1 and a line on
+// what differs otherwise.
 #include <fmt/format.h>
 #include <r1/model.h>
 #include <r1/session.h>
@@ -108,8 +110,10 @@ void compare(const std::string& path) {
   const double off = rms_distance(got.logits, expected.logits);
   fmt::print("{}: logits off by {:.4f} σ (RMS), tokens {}\n", path, off, fmt::join(got.tokens, " "));
   check(off <= tolerance, path + ": logits");
-  check(off > 0, path + ": no wide batch ran");  // folded scales round otherwise
-  check(got.tokens == expected.tokens, fmt::format("{}: without AMX {}", path, fmt::join(expected.tokens, " ")));
+  const bool exact = with->info().recipe == "exact", trained = with->tokenizer().ok();
+  check(exact || off > 0, path + ": no wide batch ran");  // folded scales round otherwise
+  check(!(exact || trained) || got.tokens == expected.tokens,
+        fmt::format("{}: without AMX {}", path, fmt::join(expected.tokens, " ")));
 
   check(say(with, prompt, 256, 2, 1).logits == got.logits, path + ": two threads give other bits");
   if (with->info().architecture == "deepseek_v3") return;
