@@ -33,12 +33,12 @@ class BlockSearch {
   BlockSearch();
 };
 
-// Instruction sets that the trellis search is written for. All give the same bits; `scalar` is the oracle.
-enum class SearchIsa : std::uint8_t { scalar, avx2, avx512 };
+// Instruction sets that the trellis search is written for. All give the same bits; `scalar` is the oracle, `automatic`
+// the fastest that the machine has.
+enum class SearchIsa : std::uint8_t { automatic, scalar, avx2, avx512 };
 inline constexpr SearchIsa all_search_isas[] = {SearchIsa::scalar, SearchIsa::avx2, SearchIsa::avx512};
 
 [[nodiscard]] bool machine_has(SearchIsa isa);
-[[nodiscard]] SearchIsa best_search_isa();
 
 // n_scales: 4, 8 or 16. The format is a packed one, and the machine has the instruction set.
 [[nodiscard]] std::unique_ptr<BlockSearch> make_block_search(Format format, int n_scales, SearchIsa isa);

@@ -21,7 +21,7 @@ enum class Effort : std::uint8_t { fast, normal, best };
 
 struct EncodeOptions {
   Effort effort = Effort::normal;
-  SearchIsa isa = best_search_isa();  // never changes the result
+  SearchIsa isa = SearchIsa::automatic;  // never changes the result
 };
 
 // What the panels of one tensor share.

@@ -186,10 +186,11 @@ void RowEncoder::try_around_rms(const float* w, int first, int stride, bool is_f
       is_first, row);
 }
 
-// All of the grid from `first` up to `end`; every second index where a search takes few.
+// All of the grid from `first` up to `end`; where a search takes few, every second index, then all around the best.
 void RowEncoder::try_range_around_rms(const float* w, int first, int end, EncodedRow& row) {
   const int stride = n_scales_ == 4 ? 2 : 1;
   for (int i = first; i < end; i += n_scales_ * stride) try_around_rms(w, i, stride, i == first, row);
+  if (stride > 1) try_around_best(w, row);
 }
 
 // The neighbours of the best so far.
