@@ -101,6 +101,19 @@ void decode_encoded(const FormatInfo& format, const std::array<float, 16>& s4_ta
   }
 }
 
+// By what a decoded row must be multiplied for Σ w x·decoded to be Σ w x². Only what little importance covers is
+// further from 1 than the limit.
+float gain_of(const float* x, const float* decoded, const float* w, std::size_t n) {
+  constexpr double limit = 1.25;
+  double signal = 0, product = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    signal += w[i] * static_cast<double>(x[i]) * x[i];
+    product += w[i] * static_cast<double>(x[i]) * decoded[i];
+  }
+  if (!(product > 0)) return 1;
+  return static_cast<float>(std::clamp(signal / product, 1 / limit, limit));
+}
+
 EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
                                 std::span<const float> importance, std::byte* panel_out, float* row_scale) {
   const BlobLayout& layout = encoding.layout;
@@ -116,9 +129,13 @@ EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t pa
   for (std::uint32_t r = 0; r < n_rows; ++r) {
     load_row(x + std::size_t{r} * layout.k, layout.k, row);
     encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
+    decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
+    if (encoding.options.restore_gain) {
+      encoded.row_scale *= gain_of(row.data(), decoded.data(), w.data(), layout.k);
+      decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
+    }
     pack_row(format, encoded, r, reinterpret_cast<std::uint8_t*>(panel_out));
     row_scale[r] = encoded.row_scale;
-    decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
     const EncodeError e = error_of(row.data(), decoded.data(), w.data(), layout.k);
     total.error += e.error;
     total.signal += e.signal;

@@ -21,6 +21,9 @@ enum class Effort : std::uint8_t { fast, normal, best };
 
 struct EncodeOptions {
   Effort effort = Effort::normal;
+  // A row of least error is too short: its product with what it stands for is less than that one's square. This makes
+  // row_scale larger until they are equal. The error grows, by 4 % at 2 bits, but not the model's (docs/quality.md).
+  bool restore_gain = false;
   SearchIsa isa = SearchIsa::automatic;  // never changes the result
 };
 

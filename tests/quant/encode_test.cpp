@@ -56,11 +56,11 @@ struct Blob {
 };
 
 Blob encode(Format format, std::uint32_t rows, std::uint32_t k, const std::vector<float>& x,
-            const std::vector<float>& importance = {}) {
+            const std::vector<float>& importance = {}, const EncodeOptions& options = {}) {
   Blob blob;
   blob.layout = blob_layout(format, rows, k).value();
   blob.bytes.resize(blob.layout.bytes, std::byte{0xee});
-  encode_tensor(format, blob.layout, x, importance, blob.bytes);
+  encode_tensor(format, blob.layout, x, importance, blob.bytes, options);
   blob.decoded.resize(x.size());
   decode_rows(format, blob.layout, blob.bytes, 0, rows, blob.decoded.data());
   return blob;
@@ -180,12 +180,41 @@ TEST_CASE("every instruction set and the scalar search give the same bytes") {
             if (!machine_has(isa)) continue;
             CAPTURE(static_cast<int>(isa));
             std::vector<std::byte> blob(layout.bytes);
-            encode_tensor(expected.format, layout, input.x, weights, blob, {effort, isa});
+            encode_tensor(expected.format, layout, input.x, weights, blob, {.effort = effort, .isa = isa});
             if (isa == SearchIsa::scalar) oracle = blob;
             CHECK(blob == oracle);
           }
         }
       }
+    }
+  }
+}
+
+TEST_CASE("restored gain: rows are as long as what they stand for, and their codes stay") {
+  constexpr std::uint32_t rows = 7, k = 1024;
+  const auto x = draw(Distribution::student5, rows * k, 6);
+  const auto importance = lognormal(k);
+  for (const Expected& expected : table) {
+    CAPTURE(std::string(info(expected.format).name));
+    for (const auto& weights : {std::vector<float>(), importance}) {
+      const Blob shortened = encode(expected.format, rows, k, x, weights);
+      const Blob restored = encode(expected.format, rows, k, x, weights, {.restore_gain = true});
+      CHECK(std::equal(shortened.bytes.begin() + static_cast<std::ptrdiff_t>(shortened.layout.panels_offset_bytes),
+                       shortened.bytes.end(),
+                       restored.bytes.begin() + static_cast<std::ptrdiff_t>(restored.layout.panels_offset_bytes)));
+      for (std::uint32_t r = 0; r < rows; ++r) {
+        double signal = 0, before = 0, after = 0;
+        for (std::uint32_t i = 0; i < k; ++i) {
+          const double w = weights.empty() ? 1.0 : weights[i], v = x[r * k + i];
+          signal += w * v * v;
+          before += w * v * shortened.decoded[r * k + i];
+          after += w * v * restored.decoded[r * k + i];
+        }
+        CHECK(std::fabs(after / signal - 1) < 1e-4);
+        if (expected.format == Format::t2) CHECK(before / signal < 0.97);
+      }
+      const double error = relative_rms(x, restored.decoded, weights);
+      CHECK(error < 1.06 * relative_rms(x, shortened.decoded, weights));
     }
   }
 }
@@ -302,7 +331,8 @@ TEST_CASE("every finite row decodes to finite values") {
       if (round & 2)
         for (float& v : importance) v = random_size();
       if (round == 0) std::fill(x.begin(), x.end(), 3.4e38f);
-      for (const float v : encode(format, rows, k, x, importance).decoded) REQUIRE(std::isfinite(v));
+      const EncodeOptions options = {.restore_gain = round % 3 == 0};
+      for (const float v : encode(format, rows, k, x, importance, options).decoded) REQUIRE(std::isfinite(v));
     }
   }
 }
