@@ -166,8 +166,8 @@ class ShardConversion {
         sample.insert(sample.end(), row.begin(), row.end());
       }
     }
-    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, work.importance,
-                                            {.effort = effort_, .restore_gain = true});
+    work.encoding =
+        quant::prepare_encoding(format, layout, sample, n_rows, work.importance, quant::model_encoding(effort_));
     if (!quant::info(format).is_packed()) return {};
     return writer_.write_piece(work.blob, work.offset_bytes, std::as_bytes(std::span(work.encoding.s4_table)));
   }

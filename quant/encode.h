@@ -27,6 +27,14 @@ struct EncodeOptions {
   SearchIsa isa = SearchIsa::automatic;  // never changes the result
 };
 
+// What models are encoded with: conversions, and measurements of what one would do.
+[[nodiscard]] constexpr EncodeOptions model_encoding(Effort effort = Effort::normal) {
+  EncodeOptions options;
+  options.effort = effort;
+  options.restore_gain = true;
+  return options;
+}
+
 // What the panels of one tensor share.
 struct TensorEncoding {
   Format format = Format::f32;

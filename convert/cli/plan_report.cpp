@@ -20,7 +20,8 @@ double encode_seconds_per_weight(quant::Format format, quant::Effort effort) {
   const auto layout = quant::blob_layout(format, rows, k).value();
   std::vector<std::byte> panel(layout.panel_bytes);
   float row_scale[quant::panel_rows];
-  const auto encoding = quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {}, {.effort = effort});
+  const auto encoding =
+      quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {}, quant::model_encoding(effort));
   const auto start = std::chrono::steady_clock::now();
   quant::encode_panel(encoding, 0, x.data(), {}, panel.data(), row_scale);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /

@@ -109,7 +109,7 @@ class Lowering {
       decode(part.source, index, index + 1, row);
       sample.insert(sample.end(), row.begin(), row.end());
     }
-    part.encoding = quant::prepare_encoding(format_, layout, sample, n_rows, part.importance);
+    part.encoding = quant::prepare_encoding(format_, layout, sample, n_rows, part.importance, quant::model_encoding());
     std::memcpy(arena_->data() + part.offset_bytes, part.encoding.s4_table.data(), sizeof part.encoding.s4_table);
   }
 
