@@ -16,8 +16,8 @@ bool uses_onednn(const Product& product) {
 }
 
 bool is_wide(const simd::Kernels& kernels, const Product& product) {
-  const simd::WideGemm& wide = kernels.wide_gemm[static_cast<std::size_t>(product.w->format)];
-  return wide.multiply != nullptr && product.n_rows >= wide.min_tokens;
+  const quant::Format format = product.w->format;
+  return kernels.gemm_for(format, product.n_rows) != kernels.gemm[static_cast<std::size_t>(format)];
 }
 
 }  // namespace
