@@ -81,7 +81,7 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
   }
   R1_TRY(impl->weights, rt::resolve_weights(file));
   R1_TRY(rt::ResidentStore experts, rt::ResidentStore::create(file));
-  impl->experts = std::make_unique<rt::ResidentStore>(std::move(experts));
+  impl->experts = std::make_shared<rt::ResidentStore>(std::move(experts));
   impl->rope = rt::Rope(file.config());
   impl->info = rt::describe(file);
   impl->info.fingerprint = fingerprint(file);
@@ -97,20 +97,11 @@ Result<std::shared_ptr<const Model>> open_model(const ModelOptions& options) {
 }  // namespace
 
 Result<std::shared_ptr<const Model>> rt::with_file(const Model& model, std::shared_ptr<const ModelFile> file) {
-  const Model::Impl& from = model.impl();
-  auto impl = std::make_unique<Model::Impl>();
+  auto impl = std::make_unique<Model::Impl>(model.impl());
   impl->file = std::move(file);
   R1_TRY(impl->weights, resolve_weights(*impl->file));
   R1_TRY(ResidentStore experts, ResidentStore::create(*impl->file));
-  impl->experts = std::make_unique<ResidentStore>(std::move(experts));
-  impl->rope = from.rope;
-  impl->kernels = from.kernels;
-  impl->info = from.info;
-  impl->load_report = from.load_report;
-  impl->tokenizer = from.tokenizer;
-  impl->chat_template = from.chat_template;
-  impl->sampling_defaults = from.sampling_defaults;
-  impl->end_tokens = from.end_tokens;
+  impl->experts = std::make_shared<ResidentStore>(std::move(experts));
   return std::make_shared<const Model>(std::move(impl));
 }
 

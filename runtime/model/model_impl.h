@@ -21,7 +21,7 @@ struct Model::Impl {
   std::shared_ptr<const rt::ModelFile> file;
   rt::Weights weights;
   rt::Rope rope;
-  std::unique_ptr<rt::ExpertStore> experts;  // shared by all sessions
+  std::shared_ptr<rt::ExpertStore> experts;  // shared by all sessions
   const simd::Kernels* kernels = nullptr;
 
   ModelInfo info;

@@ -108,13 +108,17 @@ Result<BlobInfo> read_blob(const BlobSpec& spec, const SafetensorsFile& shard) {
   return blob;
 }
 
-}  // namespace
-
-struct ModelFile::State {
+// What a model file says, wherever its blobs lie.
+struct Contents {
   std::string directory;
   ModelConfig config;
   std::vector<BlobInfo> blobs;
   std::map<std::string, std::size_t, std::less<>> by_name;
+};
+
+}  // namespace
+
+struct ModelFile::State : Contents {
   std::map<std::string, SafetensorsFile> shards;  // by file name
   std::shared_ptr<const void> memory;             // of blobs that are not in shards
 };
@@ -179,10 +183,7 @@ std::shared_ptr<const ModelFile> ModelFile::with_blobs(std::shared_ptr<const Mod
                                                        std::span<const BlobInfo> blobs,
                                                        std::shared_ptr<const void> memory) {
   auto copy = std::shared_ptr<ModelFile>(new ModelFile());
-  copy->state_->directory = file->state_->directory;
-  copy->state_->config = file->state_->config;
-  copy->state_->blobs = file->state_->blobs;
-  copy->state_->by_name = file->state_->by_name;
+  static_cast<Contents&>(*copy->state_) = *file->state_;
   for (const BlobInfo& blob : blobs) copy->state_->blobs[copy->state_->by_name.at(blob.name)] = blob;
   using Owners = std::pair<std::shared_ptr<const ModelFile>, std::shared_ptr<const void>>;
   copy->state_->memory = std::make_shared<const Owners>(std::move(file), std::move(memory));
@@ -192,10 +193,7 @@ std::shared_ptr<const ModelFile> ModelFile::with_blobs(std::shared_ptr<const Mod
 std::shared_ptr<const ModelFile> ModelFile::moved_to(std::span<const std::byte* const> places,
                                                      std::shared_ptr<const void> memory) const {
   auto copy = std::shared_ptr<ModelFile>(new ModelFile());
-  copy->state_->directory = state_->directory;
-  copy->state_->config = state_->config;
-  copy->state_->blobs = state_->blobs;
-  copy->state_->by_name = state_->by_name;
+  static_cast<Contents&>(*copy->state_) = *state_;
   copy->state_->memory = std::move(memory);
   for (std::size_t i = 0; i < places.size(); ++i) {
     BlobInfo& blob = copy->state_->blobs[i];
