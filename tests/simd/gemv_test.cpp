@@ -44,7 +44,7 @@ TEST_CASE("every kernel equals the scalar decoder, and all instruction sets agre
   const auto tables = tested_tables();
   REQUIRE(tables.size() >= 2);
   for (const Format format : quant::all_formats) {
-    for (const std::uint32_t rows : {1u, 5u, 17u, 40u, 64u}) {
+    for (const std::uint32_t rows : {1u, 5u, 17u, 40u, 64u, 149u}) {
       for (const std::uint32_t k : {1u, 33u, 128u, 320u, 7168u}) {
         if (k == 7168 && rows != 17) continue;  // one matrix as wide as R1 is enough
         CAPTURE(quant::info(format).name);
@@ -92,6 +92,19 @@ TEST_CASE("a row's result does not depend on the panels, tokens or position in t
           gemv(m.view, batch.view, t, 1, p, p + 1, single.data() + t * 96, 96);
       }
       CHECK(whole == single);
+      // Every range: kernels may cut it into parts that they walk side by side.
+      for (std::uint32_t begin = 0; begin < m.view.layout.n_panels; ++begin) {
+        for (std::uint32_t end = begin + 1; end <= m.view.layout.n_panels; ++end) {
+          std::vector<float> part(96, -7.0f), expected(96, -7.0f);
+          gemv(m.view, batch.view, 2, 1, begin, end, part.data(), 96);
+          const std::size_t first = std::size_t{begin} * quant::panel_rows;
+          const std::size_t last = std::min<std::size_t>(std::size_t{end} * quant::panel_rows, m.view.layout.rows);
+          std::copy(&whole[2 * 96 + first], &whole[2 * 96 + last], &expected[first]);
+          CAPTURE(begin);
+          CAPTURE(end);
+          CHECK(part == expected);
+        }
+      }
     }
   }
 }

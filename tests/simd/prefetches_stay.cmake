@@ -1,0 +1,26 @@
+# The compiler kept the prefetches of the kernels: GCC 12 takes a function that only prefetches for
+# one without effect, and leaves its calls out, which nothing but speed shows.
+#   cmake -DOBJDUMP=objdump -DOBJECTS="a.o;b.o" -P prefetches_stay.cmake
+set(n_seen 0)
+set(failed FALSE)
+foreach(object IN LISTS OBJECTS)
+  string(REGEX REPLACE ".*\\.dir/(\\./)?" "" source ${object})  # as in CMakeLists.txt
+  if(NOT source MATCHES "^((avx2|avx2_vnni|avx512)/gemv|(avx512_vnni|amx)/gemm)\\.cpp")
+    continue()
+  endif()
+  math(EXPR n_seen "${n_seen} + 1")
+  execute_process(COMMAND ${OBJDUMP} -d ${object} OUTPUT_VARIABLE code RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "${OBJDUMP} cannot read ${object}")
+  endif()
+  if(NOT code MATCHES "\tprefetcht[01] ")
+    message("${object}: no prefetch instruction")
+    set(failed TRUE)
+  endif()
+endforeach()
+if(NOT n_seen EQUAL 5)
+  message(FATAL_ERROR "${n_seen} objects looked at instead of 5: the list in this file is out of date")
+endif()
+if(failed)
+  message(FATAL_ERROR "prefetches are missing")
+endif()
