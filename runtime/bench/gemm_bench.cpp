@@ -7,14 +7,13 @@
 #include <memory>
 #include <span>
 
-#include "runtime/bench/kernel_bench.h"
+#include "runtime/bench/spread.h"
 #include "runtime/model/buffer.h"
 
 namespace r1::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::uint32_t k = kernel_bench_k;
 constexpr std::uint32_t call_panels = 16;  // of one call, as the forward pass shares panels out
 
 double seconds_since(Clock::time_point start) {
@@ -36,7 +35,7 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
       kernels.gemm_for(w.format, n_tokens)(w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy, tile);
     }
     panel += call_panels;
-    return double{1} * call_panels * quant::panel_rows * k * n_tokens;
+    return double{1} * call_panels * quant::panel_rows * w.layout.k * n_tokens;
   };
   call();
   std::vector<double> rates, peaks, fractions;
@@ -64,6 +63,7 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
 std::vector<GemmBenchResult> bench_gemm(const GemmBenchOptions& options, const std::byte* memory,
                                         std::size_t memory_bytes) {
   std::vector<GemmBenchResult> results;
+  const std::uint32_t k = options.k;
   const std::uint32_t most = *std::max_element(options.n_tokens.begin(), options.n_tokens.end());
   simd::ActivationBuffer buffer(most, k);
   rt::Buffer<std::byte> tile(simd::gemm_tile_bytes);

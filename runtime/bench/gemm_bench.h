@@ -15,12 +15,12 @@ struct GemmBenchOptions {
   std::vector<simd::Isa> isas;
   std::vector<quant::Format> formats;  // packed ones; others are left out
   std::vector<std::uint32_t> n_tokens;
-  double seconds = 0.2;  // of each figure
+  std::uint32_t k = 7168;  // weights of a row
+  double seconds = 0.2;    // of each figure
   std::function<void(const std::string& what)> on_step;
 };
 
-// One thread. The matrix is `rows` × kernel_bench_k, larger than the caches: each panel comes from memory once per
-// batch.
+// One thread. The matrix is `rows` × k, larger than the caches: each panel comes from memory once per batch.
 struct GemmBenchResult {
   simd::Isa isa = simd::Isa::scalar;
   quant::Format format = quant::Format::f32;

@@ -13,11 +13,10 @@ namespace r1::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::uint32_t k = kernel_bench_k;
 
-// A matrix of at most `bytes` that lies in the given random bits. They make wild scales: the time does not depend on
-// them.
-simd::PackedMatrix matrix_in(const std::byte* memory, quant::Format format, std::size_t bytes) {
+// A matrix of rows of k weights and at most `bytes` (but one panel at least) that lies in the given random bits. They
+// make wild scales: the time does not depend on them.
+simd::PackedMatrix matrix_in(const std::byte* memory, quant::Format format, std::uint32_t k, std::size_t bytes) {
   const auto rows_of = [&](std::uint32_t n_panels) { return *quant::blob_layout(format, n_panels * 16, k); };
   auto n_panels = static_cast<std::uint32_t>(bytes / rows_of(1).panel_bytes);
   while (n_panels > 1 && rows_of(n_panels).bytes > bytes) --n_panels;
@@ -53,16 +52,17 @@ Turns take_turns(double seconds, A&& a, B&& b) {
 class KernelBench {
  public:
   KernelBench(const KernelBenchOptions& options, ReadBandwidth& memory)
-      : options_(options), memory_(memory), team_({options.n_threads, true}), x_buffer_(options.n_tokens, k) {}
+      : options_(options), memory_(memory), team_({options.n_threads, true}), x_buffer_(options.n_tokens, options.k) {}
 
   std::vector<KernelBenchResult> run() {
     for (const simd::Isa isa : options_.isas) {
       const simd::Kernels* kernels = simd::kernels_for(isa);
       if (kernels == nullptr) continue;
-      x_ = x_buffer_.view(options_.n_tokens, k);
+      x_ = x_buffer_.view(options_.n_tokens, options_.k);
       for (std::uint32_t t = 0; t < options_.n_tokens; ++t) {
         float* row = simd::ActivationBuffer::x_row(x_, t);
-        for (std::uint32_t i = 0; i < k; ++i) row[i] = static_cast<float>(static_cast<int>((i * 7919 + t) % 255) - 127);
+        for (std::uint32_t i = 0; i < options_.k; ++i)
+          row[i] = static_cast<float>(static_cast<int>((i * 7919 + t) % 255) - 127);
         (void)kernels->quantize_row(x_, t);
       }
       for (const quant::Format format : options_.formats) {
@@ -77,7 +77,7 @@ class KernelBench {
  private:
   // Around and around in slices of 8 MiB a thread; the reads are half a turn away.
   void from_dram(const simd::Kernels& kernels, quant::Format format) {
-    const simd::PackedMatrix w = matrix_in(memory_.data(), format, memory_.size());
+    const simd::PackedMatrix w = matrix_in(memory_.data(), format, options_.k, memory_.size());
     const simd::GemvFn gemv = kernels.gemv[static_cast<std::size_t>(format)];
     const std::uint32_t n_panels = w.layout.n_panels;
     const std::size_t ldy = std::size_t{n_panels} * quant::panel_rows;
@@ -115,7 +115,7 @@ class KernelBench {
 
   // One thread, and half a MiB: it stays in the L2 of every core that runs AVX-512, and mostly in smaller ones.
   void from_l2(const simd::Kernels& kernels, quant::Format format) {
-    const simd::PackedMatrix w = matrix_in(memory_.data(), format, std::size_t{512} << 10);
+    const simd::PackedMatrix w = matrix_in(memory_.data(), format, options_.k, std::size_t{512} << 10);
     const simd::GemvFn gemv = kernels.gemv[static_cast<std::size_t>(format)];
     const std::size_t ldy = std::size_t{w.layout.n_panels} * quant::panel_rows;
     const std::size_t bytes = w.layout.n_panels * w.layout.panel_bytes;
@@ -147,9 +147,8 @@ class KernelBench {
     result.read_bytes_per_s = Spread::of(std::move(turns.b)).median;
     result.fraction = Spread::of(std::move(turns.ratio));
     const double weights_per_byte =
-        static_cast<double>(quant::panel_rows) * k / static_cast<double>(w.layout.panel_bytes);
-    result.weights_per_s = {result.bytes_per_s.median * weights_per_byte, result.bytes_per_s.lowest * weights_per_byte,
-                            result.bytes_per_s.highest * weights_per_byte};
+        static_cast<double>(quant::panel_rows) * options_.k / static_cast<double>(w.layout.panel_bytes);
+    result.weights_per_s = result.bytes_per_s.median * weights_per_byte;
     results_.push_back(result);
   }
 

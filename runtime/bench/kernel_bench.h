@@ -18,6 +18,7 @@ struct KernelBenchOptions {
   std::vector<quant::Format> formats;
   int n_threads = 0;           // from DRAM; 0: one per physical core
   std::uint32_t n_tokens = 1;  // 1 … max_gemv_tokens
+  std::uint32_t k = 7168;      // weights of a row: DeepSeek-R1's hidden_size
   double seconds = 0.5;        // of each figure
   std::function<void(const std::string& what)> on_step;
 };
@@ -28,12 +29,11 @@ struct KernelBenchResult {
   bool from_dram = false;  // else from L2
   int n_threads = 0;
   std::uint32_t n_tokens = 0;
-  Spread bytes_per_s, weights_per_s;
+  Spread bytes_per_s;
+  double weights_per_s = 0;     // the median
   double read_bytes_per_s = 0;  // the median of plain reads, from the same memory in turns
   Spread fraction;              // of each turn's product and reads
 };
-
-inline constexpr std::uint32_t kernel_bench_k = 7168;  // DeepSeek-R1's hidden_size
 
 // For every instruction set and format, from DRAM and then from L2.
 [[nodiscard]] std::vector<KernelBenchResult> bench_kernels(const KernelBenchOptions& options, ReadBandwidth& memory);

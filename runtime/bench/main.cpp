@@ -171,6 +171,9 @@ void add_kernel_options(CLI::App& app, KernelFlags& flags) {
   app.add_option("--tokens", flags.options.n_tokens, "Tokens of the batch [1]")
       ->type_name("N")
       ->check(CLI::Range(1u, simd::max_gemv_tokens).description(""));
+  app.add_option("--k", flags.options.k, "Weights of a row [7168, DeepSeek-R1's width]")
+      ->type_name("N")
+      ->check(CLI::Range(512u, 65536u).description(""));
   app.add_option("--seconds", flags.options.seconds, "For each figure [0.5]")
       ->type_name("S")
       ->check(CLI::Range(0.01, 600.0).description(""));
@@ -217,6 +220,7 @@ int run_gemm(const KernelFlags& flags, const ReadBandwidth& memory) {
   options.isas = flags.options.isas;
   options.formats = flags.options.formats;
   options.n_tokens = {1, 2, 4, 8, 16, 32, 128, 512};
+  options.k = flags.options.k;
   options.seconds = flags.options.seconds;
   const auto results = [&] {
     const Progress progress;
@@ -225,7 +229,7 @@ int run_gemm(const KernelFlags& flags, const ReadBandwidth& memory) {
   }();
   Terminal terminal;
   if (flags.json) {
-    terminal.write(to_line({{"k", kernel_bench_k}, {"results", to_json(results)}}));
+    terminal.write(to_line({{"k", flags.options.k}, {"results", to_json(results)}}));
   } else {
     terminal.write(to_table(results));
     terminal.write("\nMedians over turns of batches and of dot products on registers, one thread.\n");
@@ -273,11 +277,14 @@ int run_kernels(KernelFlags& flags) {
   }();
   Terminal terminal;
   if (flags.json) {
-    terminal.write(to_line({{"k", kernel_bench_k}, {"results", to_json(results)}}));
+    terminal.write(to_line({{"k", flags.options.k}, {"results", to_json(results)}}));
   } else {
-    terminal.write(fmt::format("Rows of {} weights. dram: all threads; l2: one.\n\n", kernel_bench_k));
+    terminal.write(fmt::format("Rows of {} weights. dram: all threads; l2: one.\n\n", flags.options.k));
     terminal.write(to_table(results));
-    terminal.write("\nMedians over turns of product and plain reads of the same memory; %: of reads, turn by turn.\n");
+    terminal.write(
+        "\nMedians over turns of product and plain reads of the same memory; %: of reads, turn by turn; half of the "
+        "turns lie "
+        "in the middle half.\n");
   }
   terminal.flush();
   const auto written = terminal.status();

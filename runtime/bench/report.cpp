@@ -103,20 +103,24 @@ ordered_json to_json(const std::vector<KernelBenchResult>& results) {
                      {"fraction", r.fraction.median},
                      {"fraction_lowest", r.fraction.lowest},
                      {"fraction_highest", r.fraction.highest},
-                     {"weights_per_second", r.weights_per_s.median}});
+                     {"fraction_lower_quartile", r.fraction.lower_quartile},
+                     {"fraction_upper_quartile", r.fraction.upper_quartile},
+                     {"highest_gb_per_s", r.bytes_per_s.highest / giga},
+                     {"weights_per_second", r.weights_per_s}});
   }
   return array;
 }
 
 std::string to_table(const std::vector<KernelBenchResult>& results) {
   std::string text = fmt::format("{:<12} {:<6} {:<5} {:>7} {:>6} {:>7} {:>7} {:>6} {:>15} {:>9}\n", "isa", "format",
-                                 "where", "threads", "tokens", "GB/s", "reads", "%", "spread", "Gw/s");
+                                 "where", "threads", "tokens", "GB/s", "reads", "%", "middle half", "Gw/s");
   for (const KernelBenchResult& r : results) {
-    text += fmt::format("{:<12} {:<6} {:<5} {:>7} {:>6} {:>7.2f} {:>7.2f} {:>6.1f} {:>15} {:>9.1f}\n",
-                        simd::isa_name(r.isa), quant::info(r.format).name, r.from_dram ? "dram" : "l2", r.n_threads,
-                        r.n_tokens, r.bytes_per_s.median / giga, r.read_bytes_per_s / giga, 100 * r.fraction.median,
-                        fmt::format("{:.1f} - {:.1f}", 100 * r.fraction.lowest, 100 * r.fraction.highest),
-                        r.weights_per_s.median / giga);
+    text +=
+        fmt::format("{:<12} {:<6} {:<5} {:>7} {:>6} {:>7.2f} {:>7.2f} {:>6.1f} {:>15} {:>9.1f}\n",
+                    simd::isa_name(r.isa), quant::info(r.format).name, r.from_dram ? "dram" : "l2", r.n_threads,
+                    r.n_tokens, r.bytes_per_s.median / giga, r.read_bytes_per_s / giga, 100 * r.fraction.median,
+                    fmt::format("{:.1f} - {:.1f}", 100 * r.fraction.lower_quartile, 100 * r.fraction.upper_quartile),
+                    r.weights_per_s / giga);
   }
   return text;
 }

@@ -78,14 +78,21 @@ TEST_CASE("a model: every depth and prompt with every number of threads, and pha
 }
 
 TEST_CASE("kernels: a row for each format and place, and attention") {
-  const auto json = measured({"kernels", "--format", "t3,w8", "--isa", "avx2", "--seconds", "0.02", "--json"});
+  const auto json =
+      measured({"kernels", "--format", "t3,w8", "--k", "1536", "--isa", "avx2", "--seconds", "0.02", "--json"});
+  CHECK(json["k"] == 1536);
   REQUIRE(json["results"].size() == 4);
   for (const auto& r : json["results"]) {
     CAPTURE(r.dump());
     CHECK(r["kernel"] == "gemv");
     CHECK(r["isa"] == "avx2");
-    CHECK(r["fraction"] > 0);
+    CHECK(r["fraction_lowest"] > 0);
+    CHECK(r["fraction_lower_quartile"] >= r["fraction_lowest"]);
+    CHECK(r["fraction"] >= r["fraction_lower_quartile"]);
+    CHECK(r["fraction_upper_quartile"] >= r["fraction"]);
+    CHECK(r["fraction_highest"] >= r["fraction_upper_quartile"]);
     CHECK(r["gb_per_s"] > 0);
+    CHECK(r["highest_gb_per_s"] >= r["gb_per_s"]);
     CHECK(r["read_gb_per_s"] > 0);
   }
   CHECK(json["results"][0]["format"] == "t3");
@@ -124,6 +131,7 @@ TEST_CASE("what cannot be measured is one clear line") {
   check_error({model, "--isa", "sse9"}, 2, "sse9");
   check_error({"kernels", "--format", "q4_0"}, 2, "q4_0 is no weight format");
   check_error({"kernels", "--attention", "--format", "t2"}, 2, "--attention has no weight formats");
+  check_error({"kernels", "--k", "0"}, 2, "--k");
   check_error({"kernels", "--isa", "sse9"}, 2, "sse9");
   check_error(
       {model, "--generate", "1", "--repeat", "1", "--depth", "0", "--prompt", "0", "--svg", "/nonexistent/a.svg"}, 1,
