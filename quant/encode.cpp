@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "quant/decode.h"
+#include "quant/feedback_encoder.h"
 #include "quant/fp8.h"
 #include "quant/row_encoder.h"
 
@@ -41,7 +43,7 @@ std::vector<float> padded_importance(std::span<const float> importance, std::uin
 
 // Not finite → 0. A code may decode to several times its weight (one of little importance among large ones): the limit
 // keeps that finite.
-void load_row(const float* x, std::uint32_t k, std::vector<float>& row) {
+void load_row(const float* x, std::uint32_t k, float* row) {
   constexpr float limit = 1e37f;
   for (std::uint32_t i = 0; i < k; ++i) row[i] = std::isfinite(x[i]) ? std::clamp(x[i], -limit, limit) : 0.0f;
 }
@@ -114,51 +116,100 @@ float gain_of(const float* x, const float* decoded, const float* w, std::size_t 
   return static_cast<float>(std::clamp(signal / product, 1 / limit, limit));
 }
 
-EncodeError encode_packed_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
-                                std::span<const float> importance, std::byte* panel_out, float* row_scale) {
-  const BlobLayout& layout = encoding.layout;
-  const FormatInfo& format = info(encoding.format);
-  std::memset(panel_out, 0, layout.panel_bytes);
-  std::fill_n(row_scale, panel_rows, 0.0f);
-  const std::uint32_t n_rows = std::min(panel_rows, layout.rows - panel * panel_rows);
-  const std::vector<float> w = padded_importance(importance, layout.k, layout.k_padded);
-  RowEncoder encoder(format, encoding.s4_table, encoding.options);
-  std::vector<float> row(layout.k_padded, 0.0f), decoded(layout.k);
-  EncodedRow encoded;
-  EncodeError total;
-  for (std::uint32_t r = 0; r < n_rows; ++r) {
-    load_row(x + std::size_t{r} * layout.k, layout.k, row);
-    encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
-    decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
-    if (encoding.options.restore_gain) {
-      encoded.row_scale *= gain_of(row.data(), decoded.data(), w.data(), layout.k);
-      decode_encoded(format, encoding.s4_table, encoded, layout.k, decoded.data());
+// Encodes rows of one bundle and packs each into its panel.
+class PanelEncoder {
+ public:
+  explicit PanelEncoder(const TensorEncoding& encoding, std::span<const float> importance)
+      : encoding_(encoding),
+        format_(info(encoding.format)),
+        w_(padded_importance(encoding.feedback != nullptr ? encoding.feedback->importance() : importance,
+                             encoding.layout.k, encoding.layout.k_padded)) {
+    if (encoding.feedback != nullptr) {
+      with_feedback_.emplace(format_, encoding.s4_table, encoding.options, *encoding.feedback);
+    } else {
+      without_.emplace(format_, encoding.s4_table, encoding.options);
     }
-    pack_row(format, encoded, r, reinterpret_cast<std::uint8_t*>(panel_out));
-    row_scale[r] = encoded.row_scale;
-    const EncodeError e = error_of(row.data(), decoded.data(), w.data(), layout.k);
+  }
+
+  // Rows first_row … first_row + n_rows − 1 of those that x and the outputs begin with.
+  EncodeError encode(std::size_t first_row, std::size_t n_rows, const float* x, std::byte* panels_out,
+                     float* row_scales) {
+    const std::uint32_t k = encoding_.layout.k, k_padded = encoding_.layout.k_padded;
+    rows_.assign(n_rows * k_padded, 0.0f);
+    encoded_.resize(n_rows);
+    decoded_.resize(k);
+    for (std::size_t r = 0; r < n_rows; ++r) load_row(x + (first_row + r) * k, k, rows_.data() + r * k_padded);
+    if (with_feedback_) {
+      with_feedback_->encode(rows_.data(), w_.data(), k_padded, encoded_);
+    } else {
+      for (std::size_t r = 0; r < n_rows; ++r)
+        without_->encode(rows_.data() + r * k_padded, w_.data(), k_padded, encoded_[r]);
+    }
+    EncodeError total;
+    for (std::size_t r = 0; r < n_rows; ++r) {
+      const float* row = rows_.data() + r * k_padded;
+      EncodedRow& encoded = encoded_[r];
+      decode_encoded(format_, encoding_.s4_table, encoded, k, decoded_.data());
+      if (encoding_.options.restore_gain) {
+        encoded.row_scale *= gain_of(row, decoded_.data(), w_.data(), k);
+        decode_encoded(format_, encoding_.s4_table, encoded, k, decoded_.data());
+      }
+      const std::size_t at = first_row + r;
+      pack_row(format_, encoded, static_cast<std::uint32_t>(at % panel_rows),
+               reinterpret_cast<std::uint8_t*>(panels_out) + at / panel_rows * encoding_.layout.panel_bytes);
+      row_scales[at] = encoded.row_scale;
+      const EncodeError e = error_of(with_feedback_ ? with_feedback_->targets(r) : row, decoded_.data(), w_.data(), k);
+      total.error += e.error;
+      total.signal += e.signal;
+    }
+    return total;
+  }
+
+ private:
+  const TensorEncoding& encoding_;
+  const FormatInfo& format_;
+  std::vector<float> w_;  // [k_padded]
+  std::optional<FeedbackEncoder> with_feedback_;
+  std::optional<RowEncoder> without_;
+  std::vector<float> rows_, decoded_;
+  std::vector<EncodedRow> encoded_;
+};
+
+EncodeError encode_packed_panels(const TensorEncoding& encoding, std::uint32_t panel_begin, std::uint32_t panel_end,
+                                 const float* x, std::span<const float> importance, std::byte* panels_out,
+                                 float* row_scales) {
+  const BlobLayout& layout = encoding.layout;
+  const std::size_t n_panels = panel_end - panel_begin;
+  std::memset(panels_out, 0, n_panels * layout.panel_bytes);
+  std::fill_n(row_scales, n_panels * panel_rows, 0.0f);
+  const std::size_t n_rows = std::min(panel_end * panel_rows, layout.rows) - panel_begin * panel_rows;
+  const std::size_t bundle = encoding.feedback != nullptr ? feedback_rows : 1;
+  PanelEncoder encoder(encoding, importance);
+  EncodeError total;
+  for (std::size_t r = 0; r < n_rows; r += bundle) {
+    const EncodeError e = encoder.encode(r, std::min(bundle, n_rows - r), x, panels_out, row_scales);
     total.error += e.error;
     total.signal += e.signal;
   }
   return total;
 }
 
-EncodeError encode_plain_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
-                               std::byte* panel_out) {
+EncodeError encode_plain_panels(const TensorEncoding& encoding, std::uint32_t panel_begin, std::uint32_t panel_end,
+                                const float* x, std::byte* panels_out) {
   constexpr float largest_bf16 = 0x1.fep127f;
-  const std::uint32_t n_rows = std::min(panel_rows, encoding.layout.rows - panel * panel_rows);
+  const std::uint32_t n_rows = std::min(panel_end * panel_rows, encoding.layout.rows) - panel_begin * panel_rows;
   EncodeError e;
   for (std::size_t i = 0; i < std::size_t{n_rows} * encoding.layout.k; ++i) {
     const float value = std::isfinite(x[i]) ? x[i] : 0.0f;
     e.signal += static_cast<double>(value) * value;
     if (encoding.format == Format::f32) {
-      std::memcpy(panel_out + i * sizeof value, &value, sizeof value);
+      std::memcpy(panels_out + i * sizeof value, &value, sizeof value);
       continue;
     }
     const std::uint16_t bits = f32_to_bf16(std::clamp(value, -largest_bf16, largest_bf16));  // never to infinity
     const double d = static_cast<double>(value) - bf16_to_f32(bits);
     e.error += d * d;
-    std::memcpy(panel_out + i * sizeof bits, &bits, sizeof bits);
+    std::memcpy(panels_out + i * sizeof bits, &bits, sizeof bits);
   }
   return e;
 }
@@ -211,14 +262,22 @@ std::uint32_t sample_row_index(std::uint32_t rows, std::uint32_t sample) {
   return static_cast<std::uint32_t>(std::uint64_t{sample} * rows / n_sample_rows(rows));
 }
 
+bool takes_feedback(Format format) {
+  return info(format).is_packed() && format != Format::w8;
+}
+
+// The grid is tried without feedback, which changes how rows are rounded, not how far apart their scales are.
 TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::span<const float> sample_rows,
-                                std::uint32_t n_rows, std::span<const float> importance, const EncodeOptions& options) {
+                                std::uint32_t n_rows, std::span<const float> importance, const EncodeOptions& options,
+                                const Feedback* feedback) {
   TensorEncoding encoding;
+  if (takes_feedback(format)) encoding.feedback = feedback;
   encoding.options = options;
   encoding.format = format;
   encoding.layout = layout;
   if (info(format).scale != ScaleKind::s4) return encoding;
-  const std::vector<float> w = padded_importance(importance, layout.k, layout.k_padded);
+  const std::vector<float> w =
+      padded_importance(encoding.feedback != nullptr ? feedback->importance() : importance, layout.k, layout.k_padded);
   double best = 0;
   for (const int steps_per_octave : {5, 3, 4, 6, 8, 10}) {
     const std::array<float, 16> table = s4_grid(steps_per_octave);
@@ -227,7 +286,7 @@ TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::sp
     EncodedRow encoded;
     double error = 0;
     for (std::uint32_t r = 0; r < n_rows; ++r) {
-      load_row(sample_rows.data() + std::size_t{r} * layout.k, layout.k, row);
+      load_row(sample_rows.data() + std::size_t{r} * layout.k, layout.k, row.data());
       encoder.encode(row.data(), w.data(), layout.k_padded, encoded);
       decode_encoded(info(format), table, encoded, layout.k, decoded.data());
       error += error_of(row.data(), decoded.data(), w.data(), layout.k).error;
@@ -240,40 +299,31 @@ TensorEncoding prepare_encoding(Format format, const BlobLayout& layout, std::sp
   return encoding;
 }
 
-EncodeError encode_panel(const TensorEncoding& encoding, std::uint32_t panel, const float* x,
-                         std::span<const float> importance, std::byte* panel_out, float* row_scale) {
-  if (!info(encoding.format).is_packed()) return encode_plain_panel(encoding, panel, x, panel_out);
-  return encode_packed_panel(encoding, panel, x, importance, panel_out, row_scale);
+EncodeError encode_panels(const TensorEncoding& encoding, std::uint32_t panel_begin, std::uint32_t panel_end,
+                          const float* x, std::span<const float> importance, std::byte* panels_out, float* row_scales) {
+  if (!info(encoding.format).is_packed()) return encode_plain_panels(encoding, panel_begin, panel_end, x, panels_out);
+  return encode_packed_panels(encoding, panel_begin, panel_end, x, importance, panels_out, row_scales);
 }
 
 EncodeError encode_tensor(Format format, const BlobLayout& layout, std::span<const float> x,
                           std::span<const float> importance, std::span<std::byte> blob_out,
-                          const EncodeOptions& options) {
+                          const EncodeOptions& options, const Feedback* feedback) {
   std::vector<float> sample;
   const std::uint32_t n_samples = n_sample_rows(layout.rows);
   for (std::uint32_t i = 0; i < n_samples; ++i) {
     const float* row = x.data() + std::size_t{sample_row_index(layout.rows, i)} * layout.k;
     sample.insert(sample.end(), row, row + layout.k);
   }
-  const TensorEncoding encoding = prepare_encoding(format, layout, sample, n_samples, importance, options);
-  const bool packed = info(format).is_packed();
-  if (packed) {
+  const TensorEncoding encoding = prepare_encoding(format, layout, sample, n_samples, importance, options, feedback);
+  std::vector<float> row_scales(std::size_t{layout.n_panels} * panel_rows);
+  const EncodeError error = encode_panels(encoding, 0, layout.n_panels, x.data(), importance,
+                                          blob_out.data() + layout.panels_offset_bytes, row_scales.data());
+  if (info(format).is_packed()) {
     std::fill_n(blob_out.begin(), layout.panels_offset_bytes, std::byte{0});
     std::memcpy(blob_out.data(), encoding.s4_table.data(), sizeof encoding.s4_table);
+    std::memcpy(blob_out.data() + layout.row_scale_offset_bytes, row_scales.data(), row_scales.size() * sizeof(float));
   }
-  EncodeError total;
-  for (std::uint32_t panel = 0; panel < layout.n_panels; ++panel) {
-    float row_scale[panel_rows];
-    const EncodeError e =
-        encode_panel(encoding, panel, x.data() + std::size_t{panel} * panel_rows * layout.k, importance,
-                     blob_out.data() + layout.panels_offset_bytes + panel * layout.panel_bytes, row_scale);
-    if (packed)
-      std::memcpy(blob_out.data() + layout.row_scale_offset_bytes + panel * sizeof row_scale, row_scale,
-                  sizeof row_scale);
-    total.error += e.error;
-    total.signal += e.signal;
-  }
-  return total;
+  return error;
 }
 
 }  // namespace r1::quant
