@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "numa/thread_team.h"
+#include "numa/topology.h"
 #include "runtime/base/try.h"
 #include "runtime/engine/session_impl.h"
+#include "runtime/eval/moment_sums.h"
 #include "runtime/io/file.h"
 #include "runtime/model/forward.h"
 #include "runtime/model/model_impl.h"
@@ -26,11 +28,18 @@ using rt::ModelConfig;
 
 constexpr std::uint32_t batch_tokens = 128;
 
+std::uint32_t widest_moments(const Imatrix& imatrix) {
+  std::uint32_t k = 0;
+  for (const ImatrixInput& input : imatrix.inputs) k = std::max(k, input.moments.empty() ? 0 : input.k);
+  return k;
+}
+
 // Adds up what it is shown. A member adds up columns of its own, over tokens in order: the sums are the same for any
 // number of members.
 class SquareSums final : public rt::InputObserver {
  public:
-  SquareSums(const ModelConfig& config, Imatrix& imatrix) : imatrix_(imatrix) {
+  SquareSums(const ModelConfig& config, Imatrix& imatrix, int n_members)
+      : imatrix_(imatrix), moments_(n_members, widest_moments(imatrix), batch_tokens) {
     const std::vector<rt::MatrixInput> inputs = rt::matrix_inputs(config);
     for (std::size_t i = 0; i < inputs.size(); ++i) index_[{inputs[i].role, inputs[i].layer}] = i;
     if (config.is_mla()) latents_.resize(std::size_t{batch_tokens} * config.num_attention_heads * config.kv_lora_rank);
@@ -45,6 +54,7 @@ class SquareSums final : public rt::InputObserver {
       const float* values = x + row * ldx;
       for (std::uint32_t c = begin; c < end; ++c) sum[c] += static_cast<double>(values[c]) * values[c];
     }
+    if (!input.moments.empty()) moments_.add(member, x, ldx, n_rows, input.k, input.moments.sums());
     if (member.index() == 0) input.tokens[place.index] += n_rows;
   }
 
@@ -54,14 +64,15 @@ class SquareSums final : public rt::InputObserver {
   Imatrix& imatrix_;
   std::map<std::pair<InputRole, int>, std::size_t> index_;
   std::vector<float> latents_;
+  MomentSums moments_;
 };
 
 class Collector {
  public:
   Collector(const Model& model, std::uint32_t window_tokens, int n_threads, Imatrix& imatrix)
       : model_(model.impl()),
-        sums_(config(), imatrix),
         team_({.n_threads = n_threads, .pin = true}),
+        sums_(config(), imatrix, team_.size()),
         kv_(rt::kv_shape(config(), simd::KvType::f32, true), window_tokens),
         scratch_(config(), std::min(batch_tokens, window_tokens), 1, window_tokens, team_.size()) {}
 
@@ -115,8 +126,8 @@ class Collector {
   }
 
   const Model::Impl& model_;
-  SquareSums sums_;
   numa::ThreadTeam team_;
+  SquareSums sums_;
   rt::KvCache kv_;
   rt::Scratch scratch_;
   std::vector<rt::TokenSlot> slots_;
@@ -126,14 +137,19 @@ class Collector {
 Result<Imatrix> collect(const Model& model, const Windows& windows, const CollectOptions& options) {
   R1_TRY(std::string identity, identity_of(model));
   // The sums are those of the very weights that ran: the work names them too.
-  const std::string work = fmt::format("{:016x}-{:016x}", model.info().fingerprint, windows.fingerprint());
-  Imatrix imatrix = Imatrix::zeros(model.impl().file->config(), std::move(identity));
+  std::string work = fmt::format("{:016x}-{:016x}", model.info().fingerprint, windows.fingerprint());
+  if (options.moments.max_k > 0) {
+    work +=
+        fmt::format("-moments {} {} {}", options.moments.max_k, options.moments.layer_begin, options.moments.layer_end);
+  }
+  Imatrix imatrix = Imatrix::zeros(model.impl().file->config(), std::move(identity), options.moments);
   if (!options.state_path.empty() && std::filesystem::exists(options.state_path)) {
     R1_TRY(Imatrix state, Imatrix::load(options.state_path));
     if (state.work != work) {
-      return Error{ErrorCode::invalid_argument,
-                   "is the state of other work (another model, text or context): remove it, or name another output",
-                   options.state_path};
+      return Error{
+          ErrorCode::invalid_argument,
+          "is the state of other work (another model, text, context or moments): remove it, or name another output",
+          options.state_path};
     }
     state.work.clear();
     R1_CHECK(imatrix.add(state, options.state_path));
@@ -142,11 +158,16 @@ Result<Imatrix> collect(const Model& model, const Windows& windows, const Collec
   imatrix.work = work;
 
   Collector collector(model, windows.longest(), options.n_threads, imatrix);
-  auto saved = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
+  auto saved = Clock::now();
+  std::chrono::duration<double> pause{options.save_seconds};  // many moments take a while: save them less often
   const auto save = [&]() -> Result<void> {
     if (options.state_path.empty()) return {};
-    saved = std::chrono::steady_clock::now();
-    return imatrix.save(options.state_path);
+    const auto start = Clock::now();
+    R1_CHECK(imatrix.save(options.state_path));
+    saved = Clock::now();
+    pause = std::max<std::chrono::duration<double>>(pause, 20.0 * (saved - start));
+    return {};
   };
   while (imatrix.windows_done < windows.n_windows()) {
     if (options.stop != nullptr && *options.stop) {
@@ -158,8 +179,7 @@ Result<Imatrix> collect(const Model& model, const Windows& windows, const Collec
     ++imatrix.windows_done;
     imatrix.n_tokens += window.size();
     if (options.on_progress) options.on_progress(imatrix.windows_done, windows.n_windows());
-    const std::chrono::duration<double> since_saved = std::chrono::steady_clock::now() - saved;
-    if (since_saved.count() >= options.save_seconds) R1_CHECK(save());
+    if (Clock::now() - saved >= pause) R1_CHECK(save());
   }
   imatrix.work.clear();
   imatrix.windows_done = 0;
@@ -167,6 +187,10 @@ Result<Imatrix> collect(const Model& model, const Windows& windows, const Collec
 }
 
 }  // namespace
+
+const ModelConfig& config_of(const Model& model) {
+  return model.impl().file->config();
+}
 
 Result<std::string> identity_of(const Model& model) {
   const rt::ModelFile& file = *model.impl().file;
@@ -195,6 +219,20 @@ Result<Imatrix> collect_imatrix(const std::shared_ptr<const Model>& model, const
                  fmt::format("a context of {} tokens: the model has {}", windows.longest(), longest), ""};
   }
   R1_CHECK(rt::check_n_threads(options.n_threads));
+  const numa::Topology topology = numa::read_topology();
+  std::uint64_t moments_bytes = options.moments.bytes(model->impl().file->config());
+  if (moments_bytes > 0) {
+    const int n_members = options.n_threads > 0 ? options.n_threads : topology.n_team_threads;
+    moments_bytes += MomentSums::bytes(n_members, options.moments.max_k, batch_tokens);
+  }
+  const std::uint64_t available_bytes = topology.memory_available_bytes;
+  if (moments_bytes > available_bytes) {
+    return Error{ErrorCode::out_of_memory,
+                 fmt::format("moments take {:.1f} GB of memory, {:.1f} GB are free: collect them of some layers at a "
+                             "time (--moments-layers), or of narrower inputs (--moments-width)",
+                             static_cast<double>(moments_bytes) / 1e9, static_cast<double>(available_bytes) / 1e9),
+                 model->info().path};
+  }
   R1_CHECK(rt::check_tokens(windows.tokens, model->info().vocab_size));
   try {
     return collect(*model, windows, options);

@@ -16,17 +16,20 @@ namespace r1::eval {
 
 // Each window of the text is run from an empty cache.
 struct CollectOptions {
-  int n_threads = 0;       // 0: one per physical core
+  int n_threads = 0;  // 0: one per physical core
+  rt::MomentsWanted moments;
   std::string state_path;  // "": keep no state. Written every `save_seconds`, read again if it is of the same work
   double save_seconds = 60;
   std::function<void(std::uint64_t n_done, std::uint64_t n_windows)> on_progress;  // after each
   const std::atomic<bool>* stop = nullptr;  // set it to end with `cancelled`, behind a window, the state written
 };
 
-// The sums depend on model and windows alone. A text shorter than a window is an error.
+// The sums depend on model and windows alone. A text shorter than a window is an error, as are moments that do not fit
+// the memory.
 [[nodiscard]] Result<rt::Imatrix> collect_imatrix(const std::shared_ptr<const Model>& model, const Windows& windows,
                                                   const CollectOptions& options);
 
+[[nodiscard]] const rt::ModelConfig& config_of(const Model& model);
 // The identity of an open model.
 [[nodiscard]] Result<std::string> identity_of(const Model& model);
 

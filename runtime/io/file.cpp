@@ -119,10 +119,18 @@ Result<std::string> read_text_file(const std::string& path, std::uint64_t max_by
 }
 
 Result<void> write_file_atomically(const std::string& path, std::span<const std::byte> bytes) {
+  return write_file_atomically(path, std::span(&bytes, 1));
+}
+
+Result<void> write_file_atomically(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
   const std::string partial = path + ".partial";
   {
     R1_TRY(const Descriptor file, Descriptor::open(partial, O_WRONLY | O_CREAT | O_TRUNC, 0644));
-    R1_CHECK(write_all(file.get(), partial, bytes, 0));
+    std::uint64_t offset_bytes = 0;
+    for (const std::span<const std::byte> bytes : pieces) {
+      R1_CHECK(write_all(file.get(), partial, bytes, offset_bytes));
+      offset_bytes += bytes.size();
+    }
     if (::fsync(file.get()) != 0) return os_error(partial, "sync");
   }
   if (::rename(partial.c_str(), path.c_str()) != 0) return os_error(partial, "rename to its final name");

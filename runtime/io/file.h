@@ -37,6 +37,9 @@ class MappedFile {
 [[nodiscard]] Result<std::string> read_text_file(const std::string& path, std::uint64_t max_bytes);
 // Writes path.partial, syncs, renames over path, syncs the directory.
 [[nodiscard]] Result<void> write_file_atomically(const std::string& path, std::span<const std::byte> bytes);
+// The same of several pieces, one behind the other.
+[[nodiscard]] Result<void> write_file_atomically(const std::string& path,
+                                                 std::span<const std::span<const std::byte>> pieces);
 
 [[nodiscard]] std::uint64_t xxh3_64(std::span<const std::byte> bytes);
 

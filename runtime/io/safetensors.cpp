@@ -182,12 +182,12 @@ std::span<const std::byte> SafetensorsFile::data(const SafetensorsEntry& entry) 
   return file_->bytes().subspan(entry.offset_bytes, entry.length_bytes);
 }
 
-Result<void> write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
+Result<void> write_safetensors(const std::string& path, std::span<const TensorView> tensors,
                                const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::uint64_t offset = 0;
-  for (const NamedTensor& tensor : tensors) {
+  for (const TensorView& tensor : tensors) {
     std::uint64_t expected = dtype_bytes(tensor.dtype);
     for (const std::uint64_t size : tensor.shape) expected *= size;
     if (tensor.dtype == Dtype::other || expected != tensor.data.size() || header.contains(tensor.name)) {
@@ -202,12 +202,19 @@ Result<void> write_safetensors(const std::string& path, std::span<const NamedTen
   std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t header_bytes = text.size();
-  std::vector<std::byte> bytes(8 + text.size() + offset);
-  std::memcpy(bytes.data(), &header_bytes, 8);
-  std::memcpy(bytes.data() + 8, text.data(), text.size());
-  std::byte* out = bytes.data() + 8 + text.size();
-  for (const NamedTensor& tensor : tensors) out = std::copy(tensor.data.begin(), tensor.data.end(), out);
-  return write_file_atomically(path, bytes);
+  std::vector<std::byte> start(8 + text.size());
+  std::memcpy(start.data(), &header_bytes, 8);
+  std::memcpy(start.data() + 8, text.data(), text.size());
+  std::vector<std::span<const std::byte>> pieces = {start};
+  for (const TensorView& tensor : tensors) pieces.push_back(tensor.data);
+  return write_file_atomically(path, pieces);
+}
+
+Result<void> write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
+                               const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorView> views;
+  for (const NamedTensor& tensor : tensors) views.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.data});
+  return write_safetensors(path, views, metadata);
 }
 
 }  // namespace r1::rt

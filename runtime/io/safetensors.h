@@ -57,7 +57,17 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Small files in one go (traces, fixtures): f32 and i32 tensors.
+// A tensor to write, its data elsewhere.
+struct TensorView {
+  std::string name;
+  Dtype dtype = Dtype::f32;
+  std::vector<std::uint64_t> shape;
+  std::span<const std::byte> data;
+};
+[[nodiscard]] Result<void> write_safetensors(const std::string& path, std::span<const TensorView> tensors,
+                                             const std::map<std::string, std::string>& metadata = {});
+
+// Small ones (traces, fixtures) with their data.
 struct NamedTensor {
   std::string name;
   Dtype dtype = Dtype::f32;

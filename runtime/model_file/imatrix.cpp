@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 
+#include "quant/feedback.h"
 #include "runtime/base/try.h"
 #include "runtime/io/file.h"
 #include "runtime/io/safetensors.h"
@@ -15,6 +17,7 @@ namespace {
 
 constexpr const char* squares_suffix = ".squares";
 constexpr const char* tokens_suffix = ".tokens";
+constexpr const char* moments_suffix = ".moments";
 
 bool is_expert_role(InputRole role) {
   return role == InputRole::expert_mlp || role == InputRole::expert_down;
@@ -26,17 +29,15 @@ std::string shapes_text(const ModelConfig& c) {
   return text;
 }
 
-template <class T>
-std::vector<std::byte> bytes_of(const std::vector<T>& values) {
-  const auto bytes = std::as_bytes(std::span(values));
-  return {bytes.begin(), bytes.end()};
-}
-
-std::vector<NamedTensor> tensors_of(const Imatrix& imatrix) {
-  std::vector<NamedTensor> tensors;
+std::vector<TensorView> tensors_of(const Imatrix& imatrix) {
+  std::vector<TensorView> tensors;
   for (const ImatrixInput& input : imatrix.inputs) {
-    tensors.push_back({input.name + squares_suffix, Dtype::f64, {input.n, input.k}, bytes_of(input.squares)});
-    tensors.push_back({input.name + tokens_suffix, Dtype::i64, {input.n}, bytes_of(input.tokens)});
+    tensors.push_back(
+        {input.name + squares_suffix, Dtype::f64, {input.n, input.k}, std::as_bytes(std::span(input.squares))});
+    tensors.push_back({input.name + tokens_suffix, Dtype::i64, {input.n}, std::as_bytes(std::span(input.tokens))});
+    if (input.moments.empty()) continue;
+    const std::span<const float> values = input.moments.values();
+    tensors.push_back({input.name + moments_suffix, Dtype::f32, {values.size()}, std::as_bytes(values)});
   }
   return tensors;
 }
@@ -76,18 +77,27 @@ Result<std::string> model_identity(const ModelConfig& config, const ReadVector& 
   return fmt::format("{:016x}", xxh3_64(bytes));
 }
 
-Imatrix Imatrix::zeros(const ModelConfig& config, std::string identity) {
+std::uint64_t MomentsWanted::bytes(const ModelConfig& config) const {
+  std::uint64_t bytes = 0;
+  for (const MatrixInput& input : matrix_inputs(config)) {
+    if (wants(input)) bytes += quant::triangle_values(input.k) * sizeof(float);
+  }
+  return bytes;
+}
+
+Imatrix Imatrix::zeros(const ModelConfig& config, std::string identity, const MomentsWanted& wanted) {
   Imatrix imatrix;
   imatrix.identity = std::move(identity);
   imatrix.description = model_description(config);
   for (const MatrixInput& input : matrix_inputs(config)) {
     imatrix.inputs.push_back({input.name, input.n, input.k, std::vector<double>(std::size_t{input.n} * input.k),
-                              std::vector<std::uint64_t>(input.n)});
+                              std::vector<std::uint64_t>(input.n),
+                              wanted.wants(input) ? Moments::zeros(input.k) : Moments()});
   }
   return imatrix;
 }
 
-Result<Imatrix> Imatrix::load(const std::string& path) {
+Result<Imatrix> Imatrix::load(const std::string& path, MomentsOf moments) {
   R1_TRY(const SafetensorsFile file, SafetensorsFile::open(path));
   const auto text = [&](const char* key) {
     const auto found = file.metadata().find(key);
@@ -124,6 +134,16 @@ Result<Imatrix> Imatrix::load(const std::string& path) {
     for (const double x : input.squares) {
       if (!(x >= 0) || !std::isfinite(x)) return not_ours(path, fmt::format("{} holds {}", input.name, x));
     }
+    const SafetensorsEntry* pairs = file.find(input.name + moments_suffix);
+    if (pairs != nullptr && moments == MomentsOf::file) {
+      if (input.n != 1 || pairs->dtype != Dtype::f32 || pairs->shape.size() != 1 ||
+          pairs->shape[0] != quant::triangle_values(input.k) || pairs->offset_bytes % alignof(float) != 0)
+        return not_ours(path, fmt::format("shape or type of the moments of {}", input.name));
+      input.moments = Moments::of_file(file.file(), pairs->offset_bytes, input.k);
+      const bool are_moments = input.moments.are_sound();
+      input.moments.release();
+      if (!are_moments) return not_ours(path, fmt::format("the moments of {} are none", input.name));
+    }
     imatrix.inputs.push_back(std::move(input));
   }
   return imatrix;
@@ -147,8 +167,15 @@ std::string Imatrix::fingerprint() const {
   for (const ImatrixInput& input : inputs) {
     text += fmt::format(" {:016x} {:016x}", xxh3_64(std::as_bytes(std::span(input.squares))),
                         xxh3_64(std::as_bytes(std::span(input.tokens))));
+    if (input.moments.empty()) continue;
+    text += fmt::format(" {:016x}", xxh3_64(std::as_bytes(input.moments.values())));
+    input.moments.release();
   }
   return fmt::format("{:016x}", xxh3_64(std::as_bytes(std::span(text))));
+}
+
+bool Imatrix::has_moments() const {
+  return std::any_of(inputs.begin(), inputs.end(), [](const ImatrixInput& input) { return !input.moments.empty(); });
 }
 
 Result<void> Imatrix::add(const Imatrix& other, const std::string& path) {
@@ -165,6 +192,14 @@ Result<void> Imatrix::add(const Imatrix& other, const std::string& path) {
       return not_ours(path, fmt::format("{} is missing or of another shape", inputs[i].name));
     for (std::size_t j = 0; j < inputs[i].squares.size(); ++j) inputs[i].squares[j] += other.inputs[i].squares[j];
     for (std::size_t j = 0; j < inputs[i].tokens.size(); ++j) inputs[i].tokens[j] += other.inputs[i].tokens[j];
+    Moments& mine = inputs[i].moments;
+    const Moments& theirs = other.inputs[i].moments;
+    if (mine.empty()) {
+      mine = theirs;
+    } else if (!theirs.empty()) {
+      mine.add(theirs);
+    }
+    theirs.release();
   }
   n_tokens += other.n_tokens;
   return {};
@@ -227,6 +262,15 @@ std::vector<float> Importance::columns(const BlobSpec& blob, const MatrixSpec& m
     columns[c] = static_cast<float>((input.squares[row * input.k + c] + made_up) / (tokens + missing));
   }
   return columns;
+}
+
+const ImatrixInput* Importance::moments(const BlobSpec& blob, const MatrixSpec& matrix) const {
+  const auto role = input_role(*config_, blob, matrix);
+  if (!role) return nullptr;
+  const auto found = index_.find({moments_role(*role), blob.layer});
+  if (found == index_.end()) return nullptr;
+  const ImatrixInput& input = imatrix_->inputs[found->second];
+  return input.moments.empty() ? nullptr : &input;
 }
 
 }  // namespace r1::rt

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/model_file/matrix_inputs.h"
+#include "runtime/model_file/moments.h"
 
 namespace r1::rt {
 
@@ -27,7 +28,22 @@ struct ImatrixInput {
   std::uint32_t n = 1, k = 0;
   std::vector<double> squares;        // [n, k] Σ x² over tokens
   std::vector<std::uint64_t> tokens;  // [n]
+  Moments moments;                    // Σ x xᵀ over tokens, or none; n is 1 then
 };
+
+// Which inputs have second moments.
+struct MomentsWanted {
+  std::uint32_t max_k = 0;                     // wider inputs have none: 4 bytes for each pair of columns are many
+  int layer_begin = 0, layer_end = 1'000'000;  // of these layers only
+
+  [[nodiscard]] bool wants(const MatrixInput& input) const {
+    return may_have_moments(input.role) && input.k <= max_k && input.layer >= layer_begin && input.layer < layer_end;
+  }
+  // Memory that they take, and room in the file.
+  [[nodiscard]] std::uint64_t bytes(const ModelConfig& config) const;
+};
+
+enum class MomentsOf : std::uint8_t { file, none };  // what to load: those that the file has, or none
 
 struct Imatrix {
   std::string identity, description;  // of the model
@@ -37,11 +53,14 @@ struct Imatrix {
   std::uint64_t windows_done = 0;
   std::vector<ImatrixInput> inputs;  // in order of matrix_inputs
 
-  [[nodiscard]] static Imatrix zeros(const ModelConfig& config, std::string identity);
-  [[nodiscard]] static Result<Imatrix> load(const std::string& path);
+  [[nodiscard]] static Imatrix zeros(const ModelConfig& config, std::string identity, const MomentsWanted& wanted = {});
+  // Moments stay in the file, which is mapped.
+  [[nodiscard]] static Result<Imatrix> load(const std::string& path, MomentsOf moments = MomentsOf::file);
   [[nodiscard]] Result<void> save(const std::string& path) const;
   [[nodiscard]] std::string fingerprint() const;  // of the contents
-  // Adds another text's sums. An error if it belongs to another model; `path` names it there.
+  [[nodiscard]] bool has_moments() const;
+  // Adds another text's sums; moments that only one has are kept. An error if it belongs to another model; `path` names
+  // it there.
   [[nodiscard]] Result<void> add(const Imatrix& other, const std::string& path);
 };
 
@@ -63,6 +82,9 @@ class Importance {
 
   // [k] of a part of a blob; empty where nothing is known (no text reached it) or nothing is multiplied.
   [[nodiscard]] std::vector<float> columns(const BlobSpec& blob, const MatrixSpec& matrix, std::size_t part) const;
+
+  // The input whose second moments are known and are those of what a matrix reads, or null.
+  [[nodiscard]] const ImatrixInput* moments(const BlobSpec& blob, const MatrixSpec& matrix) const;
 
  private:
   const ModelConfig* config_ = nullptr;

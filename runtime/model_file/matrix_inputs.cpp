@@ -72,4 +72,13 @@ std::optional<InputRole> input_role(const ModelConfig& config, const BlobSpec& b
   }
 }
 
+bool may_have_moments(InputRole role) {
+  return role == InputRole::attention || role == InputRole::q_b || role == InputRole::o || role == InputRole::mlp ||
+         role == InputRole::down;
+}
+
+InputRole moments_role(InputRole role) {
+  return role == InputRole::expert_mlp ? InputRole::mlp : role;
+}
+
 }  // namespace r1::rt

@@ -41,4 +41,12 @@ struct MatrixInput {
 [[nodiscard]] std::optional<InputRole> input_role(const ModelConfig& config, const BlobSpec& blob,
                                                   const MatrixSpec& matrix);
 
+// Whether an input's second moments are collected where that is asked for: those of whole layers, not those of each
+// expert or head, and neither the head's.
+[[nodiscard]] bool may_have_moments(InputRole role);
+
+// The role of the input whose second moments are those of what `role` reads: a router sends its experts what it reads
+// itself.
+[[nodiscard]] InputRole moments_role(InputRole role);
+
 }  // namespace r1::rt

@@ -1,9 +1,11 @@
-// Importance matrices against sums made from a trace and decoded weights in double precision.
+// Importance matrices and second moments against sums made from a trace and decoded weights in double precision.
 #include <doctest/doctest.h>
 #include <r1/trace.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,6 +23,7 @@ namespace {
 
 using Vector = std::vector<double>;
 constexpr std::uint32_t window_tokens = 24;
+constexpr rt::MomentsWanted all_moments = {1u << 16};
 
 std::vector<Token> varied_tokens(std::uint32_t n) {
   std::vector<Token> tokens;
@@ -34,8 +37,14 @@ eval::Windows windows_of(const std::vector<Token>& tokens) {
   return *windows;
 }
 
+eval::CollectOptions with_all_moments() {
+  eval::CollectOptions options;
+  options.moments = all_moments;
+  return options;
+}
+
 rt::Imatrix collect(const std::shared_ptr<const Model>& model, const eval::Windows& windows,
-                    eval::CollectOptions options = {}) {
+                    eval::CollectOptions options = with_all_moments()) {
   auto imatrix = eval::collect_imatrix(model, windows, options);
   REQUIRE_MESSAGE(imatrix.ok(), (imatrix.ok() ? "" : imatrix.error().text()));
   return *imatrix;
@@ -44,6 +53,7 @@ rt::Imatrix collect(const std::shared_ptr<const Model>& model, const eval::Windo
 std::string fingerprint_with(const std::shared_ptr<const Model>& model, const eval::Windows& windows, int n_threads) {
   eval::CollectOptions options;
   options.n_threads = n_threads;
+  options.moments = all_moments;
   return collect(model, windows, options).fingerprint();
 }
 
@@ -114,6 +124,7 @@ class Reference {
   }
 
   std::map<std::pair<std::string, std::size_t>, std::pair<Vector, std::uint64_t>> sums;
+  std::map<std::string, Vector> moments;  // lower triangles, of every input that there is one of
 
  private:
   void add_mla(const std::string& prefix, const rt::Mla& w, const Vector& h, bool same_tokens) {
@@ -139,6 +150,12 @@ class Reference {
     squares.resize(x.size());
     for (std::size_t i = 0; i < x.size(); ++i) squares[i] += x[i] * x[i];
     ++tokens;
+    Vector& triangle = moments[name];
+    triangle.resize(x.size() * (x.size() + 1) / 2);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      for (std::size_t j = 0; j <= i; ++j) triangle[at++] += x[i] * x[j];
+    }
   }
 
   const Model::Impl& m_;
@@ -176,6 +193,22 @@ void check_against_reference(const std::string& name, const eval::Windows& windo
     }
   }
   CHECK(n_checked == reference.sums.size());
+  std::size_t n_moments = 0;
+  for (const rt::ImatrixInput& input : imatrix.inputs) {
+    const auto found = reference.moments.find(input.name);
+    if (input.moments.empty() || found == reference.moments.end()) continue;
+    CAPTURE(input.name);
+    const std::span<const float> values = input.moments.values();
+    REQUIRE(values.size() == found->second.size());
+    double error = 0, total = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      error += std::fabs(values[i] - found->second[i]);
+      total += std::fabs(found->second[i]);
+    }
+    CHECK(error <= 1e-3 * total);
+    ++n_moments;
+  }
+  CHECK(n_moments >= 2 * (model->info().n_layers));  // attention and MLP of every layer
 }
 
 }  // namespace
@@ -214,6 +247,7 @@ TEST_CASE("an imatrix is the same for any number of threads, after a stop, and a
   const std::string state = test::temporary_directory() + "/imatrix.state";
   std::atomic<bool> stop = false;
   eval::CollectOptions options;
+  options.moments = all_moments;
   options.state_path = state;
   options.stop = &stop;
   options.on_progress = [&](std::uint64_t n_done, std::uint64_t) { stop = n_done == 2; };
@@ -246,7 +280,104 @@ TEST_CASE("an imatrix is the same for any number of threads, after a stop, and a
     CHECK(sum.inputs[i].tokens == at_once.inputs[i].tokens);
     for (std::size_t j = 0; j < sum.inputs[i].squares.size(); ++j)
       CHECK(sum.inputs[i].squares[j] == doctest::Approx(at_once.inputs[i].squares[j]).epsilon(1e-12));
+    const std::span<const float> moments = sum.inputs[i].moments.values();
+    REQUIRE(moments.size() == at_once.inputs[i].moments.values().size());
+    double error = 0, total = 0;
+    for (std::size_t j = 0; j < moments.size(); ++j) {
+      error += std::fabs(moments[j] - at_once.inputs[i].moments.values()[j]);
+      total += std::fabs(moments[j]);
+    }
+    CHECK(error <= 1e-6 * total);
   }
+  options.moments = {};  // a state with moments is no state of a collection without
+  REQUIRE(at_once.save(state).ok());
+  rt::Imatrix renamed = at_once;
+  renamed.work = "a-b-moments 65536 0 1000000";
+  REQUIRE(renamed.save(state).ok());
+  CHECK(eval::collect_imatrix(model, windows, options).error().text().find("other work") != std::string::npos);
+}
+
+TEST_CASE("moments are of the inputs asked for, and those of several runs go together") {
+  const auto model = test::open_model("deepseek-v3-bf16");
+  const rt::ModelConfig& config = model->impl().file->config();
+  const eval::Windows windows = windows_of(varied_tokens(window_tokens));
+  const rt::Imatrix whole = collect(model, windows);
+  eval::CollectOptions options;
+  options.moments = {1u << 16, 0, 1};
+  const rt::Imatrix first = collect(model, windows, options);
+  options.moments = {1u << 16, 1, 1000};
+  const rt::Imatrix rest = collect(model, windows, options);
+  options.moments = {config.hidden_size - 1};
+  const rt::Imatrix narrow = collect(model, windows, options);
+  options.moments = {};
+  const rt::Imatrix none = collect(model, windows, options);
+  CHECK(whole.has_moments());
+  CHECK_FALSE(none.has_moments());
+  CHECK(none.fingerprint() != whole.fingerprint());
+  rt::Imatrix sum = rt::Imatrix::zeros(config, whole.identity);
+  const std::string path = test::temporary_directory() + "/layers.imatrix";
+  for (const rt::Imatrix* part : {&first, &rest}) {
+    REQUIRE(part->save(path).ok());
+    const auto loaded = rt::Imatrix::load(path);
+    REQUIRE(loaded.ok());
+    REQUIRE(sum.add(*loaded, path).ok());
+  }
+  const std::vector<rt::MatrixInput> inputs = rt::matrix_inputs(config);
+  std::uint64_t n_bytes = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    CAPTURE(inputs[i].name);
+    const std::span<const float> moments = whole.inputs[i].moments.values(), added = sum.inputs[i].moments.values();
+    n_bytes += moments.size_bytes();
+    CHECK(moments.empty() != rt::may_have_moments(inputs[i].role));
+    CHECK(std::equal(moments.begin(), moments.end(), added.begin(), added.end()));
+    CHECK(first.inputs[i].moments.empty() == (moments.empty() || inputs[i].layer > 0));
+    CHECK(narrow.inputs[i].moments.empty() == (moments.empty() || inputs[i].k >= config.hidden_size));
+    for (std::size_t c = 0; c < (moments.empty() ? 0 : inputs[i].k); ++c)
+      CHECK(moments[c * (c + 1) / 2 + c] == doctest::Approx(whole.inputs[i].squares[c]).epsilon(1e-5));
+  }
+  CHECK(all_moments.bytes(config) == n_bytes);
+
+  // Experts read what the router sent them: their layer's moments are theirs.
+  const auto importance = rt::Importance::of(whole, config, whole.identity, path);
+  REQUIRE(importance.ok());
+  for (const rt::BlobSpec& blob : rt::expected_blobs(config)) {
+    if (blob.rule != rt::PartRule::experts) continue;
+    const rt::ImatrixInput* gate = importance->moments(blob, blob.matrices[0]);
+    REQUIRE(gate != nullptr);
+    CHECK(gate->name == "model.layers." + std::to_string(blob.layer) + ".mlp.input");
+    CHECK(importance->moments(blob, blob.matrices[2]) == nullptr);
+  }
+}
+
+TEST_CASE("moments that are damaged are refused") {
+  const std::string path = test::temporary_directory() + "/bad.imatrix";
+  const rt::Imatrix sound = collect(test::open_model("qwen2"), windows_of(varied_tokens(window_tokens)));
+  const auto refusal = [&](std::size_t at, float value) {
+    rt::Imatrix damaged = sound;
+    rt::Moments moments = rt::Moments::zeros(sound.inputs[0].k);
+    moments.add(sound.inputs[0].moments);
+    moments.sums()[at] = value;
+    damaged.inputs[0].moments = moments;
+    REQUIRE(damaged.save(path).ok());
+    const auto loaded = rt::Imatrix::load(path);
+    CHECK(rt::Imatrix::load(path, rt::MomentsOf::none).ok());
+    return loaded.ok() ? std::string() : loaded.error().text();
+  };
+  CHECK(refusal(0, 1).empty());
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    CHECK(refusal(1, bad).find("the moments of model.layers.0.self_attn.input") != std::string::npos);
+  }
+  CHECK(refusal(2, -1).find("the moments of") != std::string::npos);
+  CHECK(refusal(1, -1).empty());
+
+  rt::Imatrix narrow = sound;
+  narrow.inputs[0].moments = rt::Moments::zeros(sound.inputs[0].k - 1);
+  REQUIRE(narrow.save(path).ok());
+  CHECK(rt::Imatrix::load(path).error().text().find("shape or type of the moments of") != std::string::npos);
+
+  REQUIRE(sound.save(path).ok());
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 5000);
+  CHECK_FALSE(rt::Imatrix::load(path).ok());
 }
 
 TEST_CASE("experts that saw few tokens borrow from their layer, another model's imatrix is refused") {
