@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -37,6 +39,27 @@ struct Unit {
   std::size_t work = 0;
   std::uint32_t panel_begin = 0, panel_end = 0;
 };
+
+// Parts that share error feedback: it is made, used and dropped before the next one's.
+struct FeedbackGroup {
+  const rt::ImatrixInput* input = nullptr;  // null: parts without feedback
+  std::vector<std::size_t> works, units;
+};
+
+// The input whose moments a part's feedback is made of; null if it has none.
+const rt::ImatrixInput* feedback_input(const rt::Importance* importance, const rt::BlobSpec& spec,
+                                       const rt::MatrixSpec& matrix, quant::Format format) {
+  if (importance == nullptr || !quant::takes_feedback(format)) return nullptr;
+  return importance->moments(spec, matrix);
+}
+
+// About a megabyte of f32 at a time: enough to amortise a write, little enough to bound memory and share the tail. With
+// feedback, as many rows as the encoder takes together.
+std::uint32_t panels_per_unit(std::uint32_t k, bool has_feedback) {
+  const std::uint32_t panels = std::max(1u, (1u << 18) / (quant::panel_rows * k));
+  constexpr std::uint32_t together = quant::feedback_rows / quant::panel_rows;
+  return has_feedback ? (panels + together - 1) / together * together : panels;
+}
 
 // Rows of a part: of the source as it is, of one head's V rows, or of one head's K rows transposed (absorbed MLA).
 class PartReader {
@@ -113,8 +136,7 @@ class ShardConversion {
 
   Result<void> run() {
     R1_CHECK(collect());
-    R1_CHECK(for_each(works_.size(), [&](std::size_t i) { return prepare(works_[i]); }));
-    R1_CHECK(for_each(units_.size(), [&](std::size_t i) { return encode(i); }));
+    for (const FeedbackGroup& group : groups_) R1_CHECK(run_group(group));
     R1_CHECK(judge());
     R1_CHECK(for_each(writer_.blobs().size(), [&](std::size_t i) { return writer_.finish_pieces(i); }));
     R1_CHECK(before_finish_());
@@ -136,17 +158,45 @@ class ShardConversion {
         work.encoding.format = blob.stored.parts[p].format;
         work.encoding.layout = blob.stored.parts[p].layout;
         work.offset_bytes = blob.stored.parts[p].offset_bytes;
-        // About a megabyte of f32 at a time: enough to amortise a write, little enough to bound memory and share the
-        // tail.
-        const std::uint32_t panels_per_unit = std::max(1u, (1u << 18) / (quant::panel_rows * work.matrix->k));
-        for (std::uint32_t panel = 0; panel < work.encoding.layout.n_panels; panel += panels_per_unit) {
-          units_.push_back({works_.size(), panel, std::min(panel + panels_per_unit, work.encoding.layout.n_panels)});
+        const rt::ImatrixInput* const input =
+            feedback_input(importance_, blob.spec, *work.matrix, work.encoding.format);
+        FeedbackGroup& group = group_of(input);
+        group.works.push_back(works_.size());
+        const std::uint32_t n_panels = work.encoding.layout.n_panels;
+        const std::uint32_t step = panels_per_unit(work.matrix->k, input != nullptr);
+        for (std::uint32_t panel = 0; panel < n_panels; panel += step) {
+          group.units.push_back(units_.size());
+          units_.push_back({works_.size(), panel, std::min(panel + step, n_panels)});
         }
         works_.push_back(std::move(work));
       }
     }
     unit_errors_.resize(units_.size());
     return {};
+  }
+
+  FeedbackGroup& group_of(const rt::ImatrixInput* input) {
+    const auto [found, is_new] = group_index_.try_emplace(input, groups_.size());
+    if (is_new) groups_.push_back({input, {}, {}});
+    return groups_[found->second];
+  }
+
+  Result<void> run_group(const FeedbackGroup& group) {
+    feedback_.reset();
+    if (group.input != nullptr) {
+      const rt::Moments& moments = group.input->moments;
+      feedback_ = quant::Feedback::of(group.input->k, moments.values(),
+                                      [&](std::size_t n, const std::function<void(std::size_t)>& fn) {
+                                        // Stopped, it leaves out the rest; so does all that follows.
+                                        (void)for_each(n, [&](std::size_t i) -> Result<void> {
+                                          fn(i);
+                                          return {};
+                                        });
+                                      });
+      moments.release();
+    }
+    R1_CHECK(for_each(group.works.size(), [&](std::size_t i) { return prepare(works_[group.works[i]]); }));
+    return for_each(group.units.size(), [&](std::size_t i) { return encode(group.units[i]); });
   }
 
   const rt::BlobSpec& spec_of(const PartWork& work) const { return writer_.blobs()[work.blob].spec; }
@@ -166,8 +216,8 @@ class ShardConversion {
         sample.insert(sample.end(), row.begin(), row.end());
       }
     }
-    work.encoding =
-        quant::prepare_encoding(format, layout, sample, n_rows, work.importance, quant::model_encoding(effort_));
+    work.encoding = quant::prepare_encoding(format, layout, sample, n_rows, work.importance,
+                                            quant::model_encoding(effort_), feedback_ ? &*feedback_ : nullptr);
     if (!quant::info(format).is_packed()) return {};
     return writer_.write_piece(work.blob, work.offset_bytes, std::as_bytes(std::span(work.encoding.s4_table)));
   }
@@ -189,15 +239,8 @@ class ShardConversion {
                : std::size_t{row_end - row_begin} * layout.k * quant::info(work.encoding.format).group_bytes;
     std::vector<std::byte> panels(panels_bytes);
     std::vector<float> row_scales(std::size_t{unit.panel_end - unit.panel_begin} * quant::panel_rows);
-    quant::EncodeError error;
-    for (std::uint32_t panel = unit.panel_begin; panel < unit.panel_end; ++panel) {
-      const std::uint32_t i = panel - unit.panel_begin;
-      const quant::EncodeError e = quant::encode_panel(
-          work.encoding, panel, rows.data() + std::size_t{i} * quant::panel_rows * layout.k, work.importance,
-          panels.data() + i * layout.panel_bytes, row_scales.data() + i * quant::panel_rows);
-      error.error += e.error;
-      error.signal += e.signal;
-    }
+    const quant::EncodeError error = quant::encode_panels(work.encoding, unit.panel_begin, unit.panel_end, rows.data(),
+                                                          work.importance, panels.data(), row_scales.data());
     R1_CHECK(writer_.write_piece(
         work.blob, work.offset_bytes + layout.panels_offset_bytes + unit.panel_begin * layout.panel_bytes, panels));
     if (packed) {
@@ -272,27 +315,37 @@ class ShardConversion {
   ConvertReport& report_;
   std::vector<PartWork> works_;
   std::vector<Unit> units_;
+  std::vector<FeedbackGroup> groups_;
+  std::map<const rt::ImatrixInput*, std::size_t> group_index_;
+  std::optional<quant::Feedback> feedback_;      // of the group in work
   std::vector<quant::EncodeError> unit_errors_;  // of each unit
   std::mutex mutex_;
   std::chrono::steady_clock::time_point last_progress_{};
 };
 
 // Threads that fit the memory limit. Beside the buffers of one unit each, a thread has its share of mapped source
-// pages.
-Result<int> threads_for(const ConversionPlan& plan, const ConvertOptions& options) {
-  std::uint64_t widest = 0;
+// pages; feedback and the moments that it is made of are shared.
+Result<int> threads_for(const ConversionPlan& plan, const ConvertOptions& options, const rt::Importance* importance) {
+  std::uint64_t widest = 0, feedback_bytes = 0;
   for (const ShardPlan& shard : plan.shards) {
     for (const rt::PlannedBlob& blob : shard.blobs) {
-      for (const rt::MatrixSpec& matrix : blob.spec.matrices) {
-        const std::uint64_t unit_weights =
-            std::max<std::uint64_t>(1u << 18, std::uint64_t{quant::panel_rows} * matrix.k);
+      for (std::size_t m = 0; m < blob.spec.matrices.size(); ++m) {
+        const rt::MatrixSpec& matrix = blob.spec.matrices[m];
+        const std::uint64_t panel_weights = std::uint64_t{quant::panel_rows} * matrix.k;
+        const std::uint64_t unit_weights = std::max<std::uint64_t>(1u << 18, panel_weights);
         const std::uint64_t sample_weights = std::uint64_t{quant::max_sample_rows} * matrix.k;
         widest = std::max(widest, std::max(unit_weights, sample_weights));
+        if (feedback_input(importance, blob.spec, matrix, blob.stored.parts[m].format) == nullptr) continue;
+        // In the encoder: the rows, their targets and the same divided by the largest.
+        const std::uint64_t feedback_weights = panels_per_unit(matrix.k, true) * panel_weights;
+        widest = std::max(widest, feedback_weights + std::uint64_t{3} * quant::feedback_rows * matrix.k / 4);
+        feedback_bytes = std::max(feedback_bytes,
+                                  quant::Feedback::bytes(matrix.k) + quant::triangle_values(matrix.k) * sizeof(float));
       }
     }
   }
   const std::uint64_t per_thread = widest * 4 * 4 + (std::uint64_t{8} << 20);  // f32 rows, codes, source pages, stack
-  const std::uint64_t fixed = std::uint64_t{192} << 20;                        // program, headers, tables
+  const std::uint64_t fixed = (std::uint64_t{192} << 20) + feedback_bytes;     // program, headers, tables
   if (options.ram_bytes < fixed + per_thread) {
     return Error{ErrorCode::out_of_memory,
                  fmt::format("--ram {} MiB is not enough; this model needs {} MiB", options.ram_bytes >> 20,
@@ -340,13 +393,12 @@ Result<ConversionPlan> plan_conversion(const Checkpoint& checkpoint, const Mix& 
 
 Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan& plan, const std::string& directory,
                               const ConvertOptions& options) {
-  R1_TRY(const int n_threads, threads_for(plan, options));
-
   std::optional<rt::Importance> importance;
   if (options.imatrix != nullptr) {
     R1_TRY(const std::string identity, identity_of(checkpoint));
     R1_TRY(importance, rt::Importance::of(*options.imatrix, checkpoint.config(), identity, options.imatrix_path));
   }
+  R1_TRY(const int n_threads, threads_for(plan, options, importance ? &*importance : nullptr));
   R1_CHECK(prepare_output_directory(checkpoint.directory(), directory));
 
   ConvertReport report;
@@ -395,7 +447,9 @@ Result<ConvertReport> convert(const Checkpoint& checkpoint, const ConversionPlan
   if (config.contains("quantization_config")) origin["source"] = config["quantization_config"];
   origin["effort"] = quant::effort_name(plan.effort);
   if (options.imatrix != nullptr) {
-    origin["imatrix"] = {{"fingerprint", options.imatrix->fingerprint()}, {"tokens", options.imatrix->n_tokens}};
+    origin["imatrix"] = {{"fingerprint", options.imatrix->fingerprint()},
+                         {"tokens", options.imatrix->n_tokens},
+                         {"feedback", options.imatrix->has_moments()}};
   }
   R1_CHECK(write_config_and_index(config, origin, plan, directory));
   return report;

@@ -42,7 +42,7 @@ struct Options {
   quant::Effort effort = quant::Effort::normal;
   convert::MixFlags mix;
   int n_threads = 0;
-  bool plan_only = false, json = false, strict = false;
+  bool plan_only = false, json = false, strict = false, no_feedback = false;
 
   [[nodiscard]] int threads() const { return n_threads > 0 ? n_threads : omp_get_num_procs(); }
 };
@@ -83,7 +83,8 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   R1_CHECK(write_recipe(options, mix));
   rt::Imatrix imatrix;
   if (!options.imatrix.empty()) {
-    R1_TRY(imatrix, rt::Imatrix::load(options.imatrix));
+    R1_TRY(imatrix,
+           rt::Imatrix::load(options.imatrix, options.no_feedback ? rt::MomentsOf::none : rt::MomentsOf::file));
     const rt::ExpertCoverage coverage = rt::expert_coverage(checkpoint.config(), imatrix);
     if (coverage.n_few > 0) {
       fmt::print(stderr, "{}: {} of {} experts saw fewer than {} tokens ({} none): blended with their layer's mean\n",
@@ -190,6 +191,8 @@ int main_convert(int argc, char** argv) {
   options.mix.add_to(app);
   options.mix.add_fit_to(app);
   app.add_option("--imatrix", options.imatrix, "Weigh errors by this file of r1-quantize imatrix");
+  app.add_flag("--no-feedback", options.no_feedback,
+               "Leave aside the moments that the file has: no block makes up for the errors of those before it");
   app.add_option("--effort", options.effort_name, "How long to search for the best codes: fast, normal or best")
       ->capture_default_str();
   convert::add_threads(app, options.n_threads);

@@ -4,6 +4,7 @@
 #include <r1/model.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -28,16 +29,46 @@ struct Flags {
   std::string model, out;
   TextFlags text;
   int n_threads = 0;
-  bool json = false;
+  bool json = false, moments = false;
+  std::uint32_t moments_width = 8192;
+  std::string moments_layers;
+
+  // What is wrong with the flags of moments; "" if nothing is.
+  [[nodiscard]] std::string read_moments(rt::MomentsWanted& wanted) const;
 };
 
-Result<void> collect(const Flags& flags, const std::atomic<bool>* stop) {
+std::string Flags::read_moments(rt::MomentsWanted& wanted) const {
+  if (moments_layers.empty()) {
+    wanted.max_k = moments ? moments_width : 0;
+    return {};
+  }
+  int first = 0, last = 0, n_read = 0;
+  if (std::sscanf(moments_layers.c_str(), "%9d-%9d%n", &first, &last, &n_read) != 2)
+    last = std::sscanf(moments_layers.c_str(), "%9d%n", &first, &n_read) == 1 ? first : -1;
+  if (static_cast<std::size_t>(n_read) != moments_layers.size() || first < 0 || last < first)
+    return fmt::format("--moments-layers: {} is no range of layers like 0-29", moments_layers);
+  wanted = {moments_width, first, last + 1};
+  return {};
+}
+
+// What moments will take, before they do.
+void announce(const rt::ModelConfig& config, const rt::MomentsWanted& wanted) {
+  if (wanted.max_k == 0) return;
+  std::size_t n = 0;
+  for (const rt::MatrixInput& input : rt::matrix_inputs(config)) n += wanted.wants(input);
+  fmt::print(stderr, "moments of {} inputs of up to {} columns take {:.2f} GB of memory and of the file\n", n,
+             wanted.max_k, static_cast<double>(wanted.bytes(config)) / 1e9);
+}
+
+Result<void> collect(const Flags& flags, const rt::MomentsWanted& moments, const std::atomic<bool>* stop) {
   ModelOptions model_options;
   model_options.path = flags.model;
   R1_TRY(const auto model, Model::open(model_options));
   R1_TRY(const eval::Windows windows, flags.text.windows(*model));
   eval::CollectOptions options;
   options.n_threads = flags.n_threads;
+  options.moments = moments;
+  announce(eval::config_of(*model), moments);
   options.state_path = flags.out + ".state";
   options.stop = stop;
   CountLine line;
@@ -70,6 +101,7 @@ Result<void> merge(const std::vector<std::string>& inputs, const std::string& ou
   for (rt::ImatrixInput& input : sum.inputs) {
     std::fill(input.squares.begin(), input.squares.end(), 0.0);
     std::fill(input.tokens.begin(), input.tokens.end(), 0u);
+    input.moments = {};
   }
   sum.n_tokens = 0;
   sum.work.clear();
@@ -107,10 +139,21 @@ int main_imatrix(int argc, char** argv, const std::atomic<bool>* stop) {
   app.add_option("model", flags.model, "Model directory: the best of it that fits this machine")->required();
   app.add_option("out", flags.out, "File to write")->required();
   flags.text.add_to(app);
+  app.add_flag("--moments", flags.moments,
+               "Collect second moments too: conversions then make up for a column's error in the columns behind it.\n"
+               "An input of k columns takes 2 k^2 bytes, in memory and in the file");
+  app.add_option("--moments-width", flags.moments_width, "Leave out the moments of inputs with more columns than this")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 17).description(""));
+  app.add_option("--moments-layers", flags.moments_layers,
+                 "Collect moments of these layers only; merge adds the files of several runs over the same text")
+      ->type_name("A-B");
   add_threads(app, flags.n_threads);
   app.add_flag("--json", flags.json, "Print the summary as JSON");
   if (const auto code = parse_command_line(app, argc, argv)) return *code;
-  return exit_code(collect(flags, stop));
+  rt::MomentsWanted moments;
+  if (const std::string problem = flags.read_moments(moments); !problem.empty()) return wrong_usage(app, problem);
+  return exit_code(collect(flags, moments, stop));
 }
 
 }  // namespace r1::convert

@@ -68,7 +68,7 @@ Result<void> measure(const Flags& flags, const std::atomic<bool>* stop) {
   options.layers_per_group = flags.layers_per_group;
   rt::Imatrix imatrix;
   if (!flags.imatrix.empty()) {
-    R1_TRY(imatrix, rt::Imatrix::load(flags.imatrix));
+    R1_TRY(imatrix, rt::Imatrix::load(flags.imatrix, rt::MomentsOf::none));
     options.imatrix = &imatrix;
     options.imatrix_path = flags.imatrix;
   }

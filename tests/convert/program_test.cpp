@@ -107,6 +107,55 @@ TEST_CASE("an imatrix is made, changes the weights, and goes with them, bad text
   CHECK(config["quantization_config"]["imatrix"]["tokens"].get<int>() > 64);
 }
 
+TEST_CASE("moments are collected, make up for errors at any number of threads, and can be left aside") {
+  const ScratchDirectory scratch;
+  REQUIRE(run_quantize({nano, scratch / "w8", "--recipe", "w8"}).exit_code == 0);
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
+  write_file(scratch / "text", text);
+  const auto collect = [&](const std::string& out, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"imatrix",        scratch / "w8", scratch / out, "--text",
+                                          scratch / "text", "--context",    "64"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_quantize(arguments);
+  };
+  check_one_line(collect("bad", {"--moments-layers", "3-"}), 2, "--moments-layers: 3- is no range");
+  check_one_line(collect("bad", {"--moments-layers", "4-2"}), 2, "is no range");
+  check_one_line(collect("bad", {"--moments", "--moments-width", "0"}), 2, "moments-width");
+  REQUIRE(collect("plain", {}).exit_code == 0);
+  const Run made = collect("with", {"--moments"});
+  CAPTURE(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(made.err.find("GB of memory") != std::string::npos);
+  CHECK(std::filesystem::file_size(scratch / "with") > 2 * std::filesystem::file_size(scratch / "plain"));
+
+  const auto convert = [&](const std::string& out, const std::string& imatrix, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {nano, scratch / out, "--recipe", "r2.2", "--imatrix", scratch / imatrix};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Run run = run_quantize(arguments);
+    CAPTURE(run.err);
+    REQUIRE(run.exit_code == 0);
+    return read_directory(scratch / out);
+  };
+  const auto one = convert("one", "with", {"--threads", "1"});
+  CHECK(one == convert("three", "with", {"--threads", "3"}));
+  CHECK(nlohmann::json::parse(one.at("config.json"))["quantization_config"]["imatrix"]["feedback"] == true);
+  const auto plain = convert("plain-model", "plain", {});
+  CHECK(plain == convert("without", "with", {"--no-feedback"}));
+  CHECK(plain.at("common.safetensors") != one.at("common.safetensors"));
+  CHECK(run_quantize({"verify", scratch / "one"}).exit_code == 0);
+
+  // What is lost is made again, alike, what is there stays.
+  std::filesystem::remove(scratch / "one/common.safetensors");
+  std::filesystem::remove(scratch / "one/model.safetensors.index.json");
+  CHECK(convert("one", "with", {}) == one);
+  check_one_line(
+      run_quantize({nano, scratch / "small", "--recipe", "r2.2", "--imatrix", scratch / "with", "--ram", "100MiB"}), 1,
+      "is not enough");
+  std::filesystem::resize_file(scratch / "with", std::filesystem::file_size(scratch / "with") - 1);
+  check_one_line(run_quantize({nano, scratch / "cut", "--recipe", "r2.2", "--imatrix", scratch / "with"}), 1, "with");
+}
+
 TEST_CASE("sensitivities are measured, go on after a stop, and fit a mix, bad input is one line") {
   const ScratchDirectory scratch;
   REQUIRE(run_quantize({nano, scratch / "w8", "--recipe", "w8"}).exit_code == 0);
