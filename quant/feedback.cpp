@@ -19,12 +19,9 @@ using Block = float[n][n];
 
 // out [32, 32] = Σ_t a[t][·] b[t][·]
 void block_product(std::size_t depth, const float* a, const float* b, Block& out) {
-  float tile[tile_rows][tile_columns];
   for (std::size_t r = 0; r < n; r += tile_rows) {
-    for (std::size_t c = 0; c < n; c += tile_columns) {
-      tile_product(depth, a + r, n, b + c, n, tile);
-      for (std::size_t i = 0; i < tile_rows; ++i) std::copy_n(tile[i], tile_columns, out[r + i] + c);
-    }
+    for (std::size_t c = 0; c < n; c += tile_columns)
+      tile_product<TileOutput::set>(depth, a + r, n, b + c, n, out[r] + c, n);
   }
 }
 

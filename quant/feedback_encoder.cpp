@@ -12,11 +12,12 @@ FeedbackEncoder::FeedbackEncoder(const FormatInfo& format, const std::array<floa
 
 void FeedbackEncoder::encode(const float* x, const float* w, std::uint32_t k_padded, std::span<EncodedRow> rows) {
   k_padded_ = k_padded;
+  stride_ = k_padded + block_k;
   const std::size_t n_rows = rows.size();
   // Tiles of rows are whole: those behind the last row have targets too, which nobody reads.
   const std::size_t n_rows_padded = (n_rows + tile_rows - 1) / tile_rows * tile_rows;
   unit_rows_.assign(n_rows * k_padded, 0.0f);
-  targets_.assign(n_rows_padded * k_padded, 0.0f);
+  targets_.assign(n_rows_padded * stride_, 0.0f);
   row_scales_.resize(n_rows);
   active_.clear();
   for (std::size_t r = 0; r < n_rows; ++r) {
@@ -26,7 +27,8 @@ void FeedbackEncoder::encode(const float* x, const float* w, std::uint32_t k_pad
     rows[r].row_scale = row_encoder_.unit_of(row_scales_[r]) * row_scales_[r].largest;
     active_.push_back(r);
   }
-  std::copy(unit_rows_.begin(), unit_rows_.end(), targets_.begin());
+  for (std::size_t r = 0; r < n_rows; ++r)
+    std::copy_n(unit_rows_.data() + r * k_padded, k_padded, targets_.data() + r * stride_);
   if (active_.empty()) return;
   for (auto& of_column : errors_) std::fill(std::begin(of_column), std::end(of_column), 0.0f);
   for (std::uint32_t b = 0; b < k_padded / block_k; ++b) {
@@ -36,7 +38,7 @@ void FeedbackEncoder::encode(const float* x, const float* w, std::uint32_t k_pad
     feed_forward(b, n_rows_padded);
   }
   for (const std::size_t r : active_) {
-    float* target = targets_.data() + r * k_padded;
+    float* target = targets_.data() + r * stride_;
     for (std::uint32_t k = 0; k < k_padded; ++k) target[k] *= row_scales_[r].largest;
   }
 }
@@ -46,7 +48,7 @@ void FeedbackEncoder::search_block(std::uint32_t b, const float* w, std::span<En
   for (std::size_t i = 0; i < active_.size(); ++i) {
     const std::size_t r = active_[i];
     ScaledBlock& block = blocks_[i];
-    block.x = targets_.data() + r * k_padded_ + b * block_k;
+    block.x = targets_.data() + r * stride_ + b * block_k;
     block.w = w + b * block_k;
     block.unit = row_encoder_.unit_of(row_scales_[r]);
     block.center =
@@ -73,16 +75,12 @@ void FeedbackEncoder::find_errors(std::uint32_t b, std::span<const EncodedRow> r
 
 // Adds the errors of block b, times the factor, to the targets of all blocks behind it.
 void FeedbackEncoder::feed_forward(std::uint32_t b, std::size_t n_rows) {
-  float tile[tile_rows][tile_columns];
   for (std::uint32_t to = b + 1; to < feedback_.n_blocks(); ++to) {
     const float* factor = feedback_.factor(b, to);
     for (std::size_t r = 0; r < n_rows; r += tile_rows) {
       for (std::size_t c = 0; c < block_k; c += tile_columns) {
-        tile_product(block_k, &errors_[0][r], feedback_rows, factor + c, block_k, tile);
-        for (std::size_t i = 0; i < tile_rows; ++i) {
-          float* target = targets_.data() + (r + i) * k_padded_ + to * block_k + c;
-          for (std::size_t j = 0; j < tile_columns; ++j) target[j] += tile[i][j];
-        }
+        float* target = targets_.data() + r * stride_ + to * block_k + c;
+        tile_product<TileOutput::add>(block_k, &errors_[0][r], feedback_rows, factor + c, block_k, target, stride_);
       }
     }
   }

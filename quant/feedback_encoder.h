@@ -21,7 +21,7 @@ class FeedbackEncoder {
   // x [rows.size(), k_padded], w [k_padded], both zero behind the row's end; at most feedback_rows rows. Afterwards
   // `targets` has what the blocks of each row were aimed at.
   void encode(const float* x, const float* w, std::uint32_t k_padded, std::span<EncodedRow> rows);
-  [[nodiscard]] const float* targets(std::size_t row) const { return targets_.data() + row * k_padded_; }
+  [[nodiscard]] const float* targets(std::size_t row) const { return targets_.data() + row * stride_; }
 
  private:
   void search_block(std::uint32_t b, const float* w, std::span<EncodedRow> rows);
@@ -32,7 +32,9 @@ class FeedbackEncoder {
   const Feedback& feedback_;
   RowEncoder row_encoder_;
   std::uint32_t k_padded_ = 0;
-  std::vector<float> unit_rows_, targets_;  // [rows, k_padded]
+  std::size_t stride_ = 0;        // of targets: two lines more than a row, so that rows do not share the cache's sets
+  std::vector<float> unit_rows_;  // [rows, k_padded]
+  std::vector<float> targets_;    // [rows, stride]
   std::vector<RowScale> row_scales_;
   std::vector<std::size_t> active_;       // rows that are not zero
   std::vector<ScaledBlock> blocks_;       // of those

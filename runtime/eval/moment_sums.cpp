@@ -57,8 +57,9 @@ void MomentSums::add(const numa::Member& member, const float* x, std::size_t ldx
     for (std::uint32_t c = 0; c < rows_end; c += tile_columns) {
       for (std::uint32_t i = rows; i < rows_end; i += tile_rows) {
         if (c >= i + tile_rows) continue;  // above the diagonal
-        quant::tile_product(n_rows, columns + i / tile_columns * strip_values + i % tile_columns, tile_columns,
-                            columns + c / tile_columns * strip_values, tile_columns, tile);
+        quant::tile_product<quant::TileOutput::set>(
+            n_rows, columns + i / tile_columns * strip_values + i % tile_columns, tile_columns,
+            columns + c / tile_columns * strip_values, tile_columns, &tile[0][0], tile_columns);
         for (std::uint32_t r = i; r < std::min<std::uint32_t>(i + tile_rows, rows_end); ++r) {
           float* sum = sums + quant::triangle_values(r) + c;
           const std::uint32_t n = std::min<std::uint32_t>(tile_columns, r + 1 > c ? r + 1 - c : 0);
