@@ -149,6 +149,13 @@ void multiply_tiles(Scratch& scratch, const Batch& batch, const TokenTiles& tile
   }
 }
 
+// Part `i` of `n` of a slab's codes, so that memory answers while products are computed.
+inline void prefetch_part(const std::uint8_t* codes, std::size_t bytes, std::uint32_t i, std::uint32_t n) {
+  const std::size_t lines = (bytes + 63) / 64;
+  for (std::size_t line = lines * i / n; line < lines * (i + 1) / n; ++line)
+    _mm_prefetch(reinterpret_cast<const char*>(codes + 64 * line), _MM_HINT_T1);
+}
+
 // NP panels with tiles [tile_begin, tile_end) of tokens, of which the totals have room.
 template <class Unpacked, int NP>
 void multiply_panels(const PackedMatrix& w, const Unpacked& unpack, const Batch& batch, const TokenTiles& tiles,
