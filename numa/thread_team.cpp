@@ -111,6 +111,9 @@ void ThreadTeam::run_erased(void (*call)(void*, const Member&), void* context) {
       ::sched_setaffinity(0, sizeof(cpu_set_t), &state.cores[static_cast<std::size_t>(index)]);
       pinned_for_team = state.id;
     }
+    // A library that runs on OpenMP (oneDNN) sees that it is inside a region, and stays on the member that calls it;
+    // but a region of one member does not count as one.
+    if (state.n_threads == 1) omp_set_num_threads(1);  // of this region
 #pragma omp single
     state.count = omp_get_num_threads();  // fewer than asked for inside another parallel region
     call(context, Member(*this, index, state.count));

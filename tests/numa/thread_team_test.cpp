@@ -1,6 +1,7 @@
 #include "numa/thread_team.h"
 
 #include <doctest/doctest.h>
+#include <omp.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -36,6 +37,19 @@ TEST_CASE("every member runs once and barriers hold, also with more threads than
     }
     CHECK(violations == 0);
   }
+}
+
+TEST_CASE("libraries that run on OpenMP stay on the member that calls them") {
+  const int before = omp_get_max_threads();
+  for (const int n : {1, 2}) {
+    CAPTURE(n);
+    ThreadTeam team({n, true});
+    std::atomic<int> alone = 0;
+    // How oneDNN asks how many threads it has.
+    team.run([&](const Member&) { alone += omp_in_parallel() != 0 || omp_get_max_threads() == 1 ? 1 : 0; });
+    CHECK(alone == n);
+  }
+  CHECK(omp_get_max_threads() == before);
 }
 
 TEST_CASE("time at barriers is counted where it is asked for, for those who wait") {
