@@ -26,14 +26,18 @@ inline std::uint32_t smaller(std::uint32_t a, std::uint32_t b) {
 
 constexpr std::uint32_t slab_superchunks = 4;  // two panels: 18 KiB, and first-level caches have 32 or 48
 constexpr std::uint32_t slab_blocks = 4 * slab_superchunks;
-constexpr std::uint32_t totals_tokens = 512;  // that share an unpacked tile
+// A slab's tokens meet several tiles in turn, so that their bytes come from the second-level cache: a batch of R1's
+// widest rows does not fit it, and each tile by itself would fetch it from the third (2,048 tokens of k = 16,384
+// reached 64 % of what registers allow, where 128 tokens reach 76).
+constexpr std::uint32_t turn_tiles = 4;
+constexpr std::uint32_t totals_tokens = 216;  // whose totals fit the scratch
 
 template <class V, int NC>
 struct alignas(64) Tile {
   static constexpr int column_bytes = 4 * V::rows;
   std::uint8_t weights[slab_blocks][8][NC][column_bytes];
   float scales[slab_blocks][NC][V::rows];
-  float totals[totals_tokens][NC][V::rows];
+  float totals[turn_tiles][totals_tokens][NC][V::rows];
 };
 
 // What a batch's tokens bring to a slab.
@@ -132,55 +136,69 @@ void multiply_tokens(Tile<V, NC>& tile, std::uint32_t n_superchunks, std::uint32
   if constexpr (NT > 1) multiply_tokens<V, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals, ahead);
 }
 
-// NP panels with up to totals_tokens tokens.
-template <class Unpack, class V, int NP>
-void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInputs& in, std::uint32_t n_tokens,
-                     std::uint32_t panel, float* y, std::size_t ldy, std::byte* scratch) {
-  constexpr int n_columns = NP * V::parts;
-  static_assert(sizeof(Tile<V, n_columns>) <= gemm_tile_bytes);
-  auto& tile = *reinterpret_cast<Tile<V, n_columns>*>(scratch);
-  std::memset(tile.totals, 0, n_tokens * sizeof tile.totals[0]);
-  const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
-  const std::uint32_t n_groups = (n_tokens + V::tile_tokens - 1) / V::tile_tokens;
-  for (std::uint32_t c = 0; c < n_superchunks; c += slab_superchunks) {
-    const std::uint32_t n = smaller(slab_superchunks, n_superchunks - c);
-    for (int p = 0; p < NP; ++p) {
-      const auto* codes = reinterpret_cast<const std::uint8_t*>(w.panel(panel + static_cast<std::uint32_t>(p)));
-      for (std::uint32_t s = 0; s < n; ++s) {
-        unpack.template superchunk<n_columns>(codes + std::size_t{c + s} * Unpack::superchunk_bytes,
-                                              &tile.weights[4 * s][0][p * V::parts], &tile.scales[4 * s][p * V::parts]);
-      }
-    }
-    // These panels' next slab, or the next panels' first one.
-    const bool last = c + slab_superchunks >= n_superchunks;
-    const std::uint32_t next = last ? 0 : c + slab_superchunks;
-    const std::size_t next_bytes =
-        smaller(slab_superchunks, n_superchunks - next) * std::size_t{Unpack::superchunk_bytes};
-    const std::size_t lines = (next_bytes + 63) / 64, n_steps = std::size_t{n_groups} * 4 * n;
-    Ahead<NP> ahead{w.panel(last ? panel + NP : panel) + std::size_t{next} * Unpack::superchunk_bytes,
-                    w.layout.panel_bytes, next_bytes, (lines + n_steps - 1) / n_steps * 64};
-    // Groups of tokens of nearly the same size: a remainder of one would leave most registers idle.
-    for (std::uint32_t g = 0, t = 0; g < n_groups; ++g) {
-      const std::uint32_t n_group = (n_tokens - t + n_groups - g - 1) / (n_groups - g);
-      const SlabInputs slab{in.q + t * in.k_padded + std::size_t{c} * quant::superchunk_k,
-                            in.scale + t * (in.k_padded / quant::superchunk_k) + c,
-                            in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded};
-      multiply_tokens<V, n_columns>(tile, n, n_group, slab, tile.totals + t, ahead);
-      t += n_group;
-    }
-  }
+// The tile's totals for NP panels → y.
+template <class V, int NP>
+void store_totals(const PackedMatrix& w, const float (*totals)[NP * V::parts][V::rows], std::uint32_t n_tokens,
+                  std::uint32_t panel, float* y, std::size_t ldy) {
   for (int p = 0; p < NP; ++p) {
     const std::uint32_t row = (panel + static_cast<std::uint32_t>(p)) * quant::panel_rows, left = w.layout.rows - row;
     const std::size_t n_bytes = smaller(left, quant::panel_rows) * sizeof(float);
     for (std::uint32_t t = 0; t < n_tokens; ++t) {
       alignas(64) float rows[quant::panel_rows];
       for (int part = 0; part < V::parts; ++part) {
-        V::store(rows + V::rows * part, V::multiply(V::load_floats(tile.totals[t][p * V::parts + part]),
+        V::store(rows + V::rows * part, V::multiply(V::load_floats(totals[t][p * V::parts + part]),
                                                     V::load_floats(w.row_scale() + row + V::rows * part)));
       }
       std::memcpy(y + t * ldy + row, rows, n_bytes);
     }
   }
+}
+
+// 1 … turn_tiles tiles of NP panels with up to totals_tokens tokens.
+template <class Unpack, class V, int NP>
+void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInputs& in, std::uint32_t n_tokens,
+                     std::uint32_t panel, std::uint32_t n_tiles, float* y, std::size_t ldy, std::byte* scratch) {
+  constexpr int n_columns = NP * V::parts;
+  static_assert(sizeof(Tile<V, n_columns>) <= gemm_tile_bytes);
+  auto& tile = *reinterpret_cast<Tile<V, n_columns>*>(scratch);
+  for (std::uint32_t i = 0; i < n_tiles; ++i) std::memset(tile.totals[i], 0, n_tokens * sizeof tile.totals[i][0]);
+  const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
+  const std::uint32_t n_groups = (n_tokens + V::tile_tokens - 1) / V::tile_tokens;
+  const auto codes_of = [&](std::uint32_t i, std::uint32_t c) {
+    return w.panel(panel + i * NP) + std::size_t{c} * Unpack::superchunk_bytes;
+  };
+  for (std::uint32_t c = 0; c < n_superchunks; c += slab_superchunks) {
+    const std::uint32_t n = smaller(slab_superchunks, n_superchunks - c);
+    for (std::uint32_t i = 0; i < n_tiles; ++i) {
+      for (int p = 0; p < NP; ++p) {
+        const auto* codes =
+            reinterpret_cast<const std::uint8_t*>(codes_of(i, c) + static_cast<std::size_t>(p) * w.layout.panel_bytes);
+        for (std::uint32_t s = 0; s < n; ++s) {
+          unpack.template superchunk<n_columns>(codes + std::size_t{s} * Unpack::superchunk_bytes,
+                                                &tile.weights[4 * s][0][p * V::parts],
+                                                &tile.scales[4 * s][p * V::parts]);
+        }
+      }
+      // The slab's next tile, the next slab's first one, or what lies behind these panels.
+      const bool next_tile = i + 1 < n_tiles, next_slab = !next_tile && c + slab_superchunks < n_superchunks;
+      const std::uint32_t next = next_tile ? c : next_slab ? c + slab_superchunks : 0;
+      const std::size_t next_bytes =
+          smaller(slab_superchunks, n_superchunks - next) * std::size_t{Unpack::superchunk_bytes};
+      const std::size_t lines = (next_bytes + 63) / 64, n_steps = std::size_t{n_groups} * 4 * n;
+      Ahead<NP> ahead{codes_of(next_slab ? 0 : i + 1, next), w.layout.panel_bytes, next_bytes,
+                      (lines + n_steps - 1) / n_steps * 64};
+      // Groups of tokens of nearly the same size: a remainder of one would leave most registers idle.
+      for (std::uint32_t g = 0, t = 0; g < n_groups; ++g) {
+        const std::uint32_t n_group = (n_tokens - t + n_groups - g - 1) / (n_groups - g);
+        const SlabInputs slab{in.q + t * in.k_padded + std::size_t{c} * quant::superchunk_k,
+                              in.scale + t * (in.k_padded / quant::superchunk_k) + c,
+                              in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded};
+        multiply_tokens<V, n_columns>(tile, n, n_group, slab, tile.totals[i] + t, ahead);
+        t += n_group;
+      }
+    }
+  }
+  for (std::uint32_t i = 0; i < n_tiles; ++i) store_totals<V, NP>(w, tile.totals[i], n_tokens, panel + i * NP, y, ldy);
 }
 
 template <quant::Format F, class Unpack, class V>
@@ -190,16 +208,23 @@ void tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_
   const std::int8_t* q = F == quant::Format::t2                              ? x.q_step2
                          : F == quant::Format::t4 || F == quant::Format::t4h ? x.q_step4
                                                                              : x.q;
-  for (std::uint32_t t = 0; t < n_tokens; t += totals_tokens) {
+  const std::uint32_t n_parts = (n_tokens + totals_tokens - 1) / totals_tokens;
+  for (std::uint32_t part = 0, t = 0; part < n_parts; ++part) {
     const std::size_t token = token_begin + t;
-    const std::uint32_t n = smaller(totals_tokens, n_tokens - t);
+    const std::uint32_t n = (n_tokens - t) / (n_parts - part);
     const SlabInputs in{q + token * x.k_padded, x.scale + token * (x.k_padded / quant::superchunk_k),
                         x.block_sum + token * (x.k_padded / quant::block_k), x.k_padded};
     std::uint32_t panel = panel_begin;
-    for (; panel + V::tile_panels <= panel_end; panel += V::tile_panels)
-      multiply_panels<Unpack, V, V::tile_panels>(w, unpack, in, n, panel, y + t * ldy, ldy, scratch);
-    for (; panel < panel_end; ++panel)
-      multiply_panels<Unpack, V, 1>(w, unpack, in, n, panel, y + t * ldy, ldy, scratch);
+    while (panel < panel_end) {
+      const std::uint32_t n_tiles = smaller(turn_tiles, (panel_end - panel) / V::tile_panels);
+      if (n_tiles > 0) {
+        multiply_panels<Unpack, V, V::tile_panels>(w, unpack, in, n, panel, n_tiles, y + t * ldy, ldy, scratch);
+        panel += n_tiles * V::tile_panels;
+      } else {
+        multiply_panels<Unpack, V, 1>(w, unpack, in, n, panel++, 1, y + t * ldy, ldy, scratch);
+      }
+    }
+    t += n;
   }
 }
 

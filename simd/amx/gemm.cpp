@@ -22,13 +22,14 @@ namespace {
 // Where a wide batch begins: an estimate (docs/performance.md, "AMX").
 constexpr std::uint32_t amx_min_tokens = 16;
 
-constexpr int group_steps = 4;  // of K, between two additions to the totals
+constexpr int group_steps = 4;                    // of K, between two additions to the totals
+constexpr std::uint32_t amx_totals_tokens = 512;  // that share an unpacked tile
 
 struct alignas(64) Scratch {
   std::int8_t weights[slab_superchunks][2][32][64];  // [superchunk][panel][k / 4][16 rows, 4 k]
   float scales[slab_superchunks][2][4][16];          // [superchunk][panel][block][row]
   std::int32_t sums[4][group_steps][16][16];         // [2 · tile of tokens + panel][step][token][row]
-  float totals[totals_tokens][2][16];                // [token][panel][row]
+  float totals[amx_totals_tokens][2][16];            // [token][panel][row]
 };
 static_assert(sizeof(Scratch) <= gemm_tile_bytes);
 
@@ -209,7 +210,7 @@ void gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin
   auto& scratch = *reinterpret_cast<Scratch*>(tile);
   const TokenTiles tiles(n_tokens);
   const Tiles configured(tiles.rows, Step<Unpack<F>::folds>::product_k);
-  constexpr std::uint32_t chunk = totals_tokens / 16;  // tiles
+  constexpr std::uint32_t chunk = amx_totals_tokens / 16;  // tiles
   for (std::uint32_t begin = 0; begin < tiles.n; begin += chunk) {
     const std::uint32_t end = smaller(begin + chunk, tiles.n);
     std::uint32_t panel = panel_begin;
