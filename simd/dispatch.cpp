@@ -111,7 +111,11 @@ Kernels make_table(Isa isa) {
     use_avx512_vnni_gemm(table.gemm);
     use_avx512_vnni_w8_gemm(table.gemm);
     use_avx512_vnni_q8_attention(table);
-    if (has_avx512_bf16()) use_avx512_bf16_attention(table);
+    use_avx512_vnni_unpack(table.unpack_s8);
+    if (has_avx512_bf16()) {
+      use_avx512_bf16_attention(table);
+      use_avx512_bf16_unpack(table.unpack_bf16);
+    }
     use_avx512_vnni_prefill_attention(table);
   }
   if (isa == Isa::amx) use_amx_gemm(table);

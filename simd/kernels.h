@@ -109,6 +109,12 @@ struct WideGemm {
 };
 inline constexpr float fold_factor_max = 258;
 
+// unpack_panels panels from `panel` on in the order that oneDNN's matmul takes, [k_padded / group, 64 rows, group]:
+// codes as signed bytes (groups of 4), or weights as bf16 (groups of 2). k has the order that the format's activations
+// have. What oneDNN would need in the place of a GemmFn; only r1-bench calls it.
+using UnpackFn = void (*)(const PackedMatrix& w, std::uint32_t panel, std::byte* out);
+inline constexpr std::uint32_t unpack_panels = 4;
+
 // Element type of a KV cache row.
 enum class KvType : std::uint8_t { f32, f16, bf16, q8 };  // q8: pages of q8_cache.h
 [[nodiscard]] std::size_t kv_element_bytes(KvType type);  // not q8
@@ -117,9 +123,11 @@ void load_kv(KvType type, const void* in, std::size_t n, float* out);
 
 struct Kernels {
   Isa isa = Isa::scalar;
-  GemvFn gemv[quant::n_formats + 1] = {};         // by format id
-  GemmFn gemm[quant::n_formats + 1] = {};         // by format id
-  WideGemm wide_gemm[quant::n_formats + 1] = {};  // by format id; empty where `gemm` does all
+  GemvFn gemv[quant::n_formats + 1] = {};           // by format id
+  GemmFn gemm[quant::n_formats + 1] = {};           // by format id
+  WideGemm wide_gemm[quant::n_formats + 1] = {};    // by format id; empty where `gemm` does all
+  UnpackFn unpack_s8[quant::n_formats + 1] = {};    // by format id; null without AVX-512 VNNI
+  UnpackFn unpack_bf16[quant::n_formats + 1] = {};  // by format id; null where bf16_qk is
 
   // The product of a batch of gemm_min_tokens or more.
   [[nodiscard]] GemmFn gemm_for(quant::Format format, std::uint32_t n_tokens) const {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 
+#include "runtime/bench/peak_bench.h"
 #include "runtime/bench/spread.h"
 #include "runtime/model/buffer.h"
 
@@ -25,7 +26,7 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
   const auto format = static_cast<std::size_t>(w.format);
   const std::uint32_t n_panels = w.layout.n_panels, n_tokens = x.n_tokens;
   const std::size_t ldy = std::size_t{n_panels} * quant::panel_rows;
-  const auto peak = kernels.peak_tiles != nullptr ? kernels.peak_tiles : kernels.peak_int8;
+  const Peak peak = integer_peak(kernels);
   std::uint32_t panel = 0;
   const auto call = [&] {
     if (panel + call_panels > n_panels) panel = 0;
@@ -47,11 +48,11 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
     } while (seconds_since(t0) < 0.002);
     rates.push_back(done / seconds_since(t0));
     const auto t1 = Clock::now();
-    const auto most = static_cast<double>(peak(20'000));
+    const auto most = static_cast<double>(peak.run(20'000));
     peaks.push_back(most / seconds_since(t1));
     fractions.push_back(rates.back() / peaks.back());
   }
-  GemmBenchResult result{kernels.isa, w.format, n_tokens};
+  GemmBenchResult result{kernels.isa, w.format, n_tokens, peak.kind};
   result.multiply_adds_per_s = Spread::of(std::move(rates)).median;
   result.peak_per_s = Spread::of(std::move(peaks)).median;
   result.fraction = Spread::of(std::move(fractions)).median;

@@ -25,6 +25,7 @@ struct GemmBenchResult {
   simd::Isa isa = simd::Isa::scalar;
   quant::Format format = quant::Format::f32;
   std::uint32_t n_tokens = 0;
+  std::string peak;  // Peak::kind
   double multiply_adds_per_s = 0, peak_per_s = 0, fraction = 0;
 };
 

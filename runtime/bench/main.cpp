@@ -36,7 +36,7 @@ struct ModelFlags {
 struct KernelFlags {
   KernelBenchOptions options;
   std::string isa;
-  std::vector<std::string> formats;
+  std::vector<std::string> formats, products;
   bool attention = false, gemm = false, json = false;
 };
 
@@ -162,7 +162,17 @@ int run_model(ModelFlags& flags) {
 
 void add_kernel_options(CLI::App& app, KernelFlags& flags) {
   app.add_flag("--gemm", flags.gemm,
-               "Instead: batches of 1 to 512 tokens on one core, beside the integer dot products that it can do");
+               "Instead: batches of 1 to 512 tokens on one core beside what it can do on registers, and R1's prefill "
+               "products by our tiles and by oneDNN");
+  app.add_option("--product", flags.products,
+                 "With --gemm: R1's products to measure; none: no comparison with oneDNN [all]")
+      ->delimiter(',')
+      ->type_name("NAME,...")
+      ->check(CLI::IsMember([] {
+        std::vector<std::string> names = onednn_bench_products();
+        names.emplace_back("none");
+        return names;
+      }()));
   app.add_flag(
       "--attention", flags.attention,
       "Instead: one token of R1's attention at depth, by type of cache, beside the widest multiply-add that it "
@@ -222,17 +232,40 @@ int run_gemm(const KernelFlags& flags, const ReadBandwidth& memory) {
   options.n_tokens = {1, 2, 4, 8, 16, 32, 128, 512};
   options.k = flags.options.k;
   options.seconds = flags.options.seconds;
-  const auto results = [&] {
+  OnednnBenchOptions onednn;
+  onednn.kernels = simd::kernels_for(*std::max_element(options.isas.begin(), options.isas.end()));
+  onednn.products = flags.products;
+  onednn.seconds = flags.options.seconds;
+  std::vector<GemmBenchResult> results;
+  std::vector<OnednnBenchResult> products;
+  std::vector<std::pair<simd::Isa, std::vector<Peak>>> peaks;
+  {
     const Progress progress;
-    options.on_step = [&](const std::string& what) { progress.step(what); };
-    return bench_gemm(options, memory.data(), memory.size());
-  }();
+    options.on_step = onednn.on_step = [&](const std::string& what) { progress.step(what); };
+    for (const simd::Isa isa : options.isas)
+      peaks.emplace_back(isa, measure_peaks(*simd::kernels_for(isa), flags.options.seconds));
+    results = bench_gemm(options, memory.data(), memory.size());
+    products = bench_onednn(onednn);
+  }
   Terminal terminal;
   if (flags.json) {
-    terminal.write(to_line({{"k", flags.options.k}, {"results", to_json(results)}}));
+    nlohmann::ordered_json peaks_json = nlohmann::ordered_json::object();
+    for (const auto& [isa, kinds] : peaks) peaks_json[simd::isa_name(isa)] = to_json(kinds);
+    terminal.write(to_line({{"k", flags.options.k},
+                            {"peaks", peaks_json},
+                            {"results", to_json(results)},
+                            {"products", to_json(products)}}));
   } else {
-    terminal.write(to_table(results));
-    terminal.write("\nMedians over turns of batches and of dot products on registers, one thread.\n");
+    terminal.write("On registers, one thread, Gmac/s:\n");
+    for (const auto& [isa, kinds] : peaks)
+      terminal.write(fmt::format("{:<12} {}\n", simd::isa_name(isa), to_words(kinds)));
+    terminal.write('\n' + to_table(results));
+    if (!products.empty()) {
+      terminal.write(
+          "\nR1's prefill products, one core. from packed: with oneDNN's weights made from packed panels.\n\n");
+      terminal.write(to_table(products));
+    }
+    terminal.write("\nMedians over turns of batches and of multiply-adds on registers, one thread.\n");
   }
   terminal.flush();
   const auto written = terminal.status();

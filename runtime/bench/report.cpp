@@ -154,16 +154,13 @@ std::string to_table(const std::vector<AttentionBenchResult>& results) {
 ordered_json to_json(const std::vector<GemmBenchResult>& results) {
   ordered_json array = ordered_json::array();
   for (const GemmBenchResult& r : results) {
-    const char* peak = r.isa == simd::Isa::amx                                            ? "amx"
-                       : r.isa == simd::Isa::avx2_vnni || r.isa == simd::Isa::avx512_vnni ? "vnni"
-                                                                                          : "int8";
     array.push_back({{"kernel", "gemm"},
                      {"format", quant::info(r.format).name},
                      {"tokens", r.n_tokens},
                      {"threads", 1},
                      {"isa", simd::isa_name(r.isa)},
                      {"multiply_adds_per_second", r.multiply_adds_per_s},
-                     {"peak", peak},
+                     {"peak", r.peak},
                      {"peak_per_second", r.peak_per_s},
                      {"fraction", r.fraction}});
   }
@@ -189,6 +186,54 @@ std::string to_table(const std::vector<GemmBenchResult>& results) {
     last = &r;
   }
   return text + '\n';
+}
+
+ordered_json to_json(const std::vector<Peak>& peaks) {
+  ordered_json object = ordered_json::object();
+  for (const Peak& peak : peaks) object[peak.kind] = peak.per_s;
+  return object;
+}
+
+std::string to_words(const std::vector<Peak>& peaks) {
+  std::string text;
+  for (const Peak& peak : peaks)
+    text += fmt::format("{}{} {:.1f}", text.empty() ? "" : ", ", peak.kind, peak.per_s / giga);
+  return text;
+}
+
+ordered_json to_json(const std::vector<OnednnBenchResult>& results) {
+  ordered_json array = ordered_json::array();
+  for (const OnednnBenchResult& r : results) {
+    array.push_back({{"kernel", r.code.empty() ? "tiles" : "onednn"},
+                     {"product", r.product},
+                     {"by", r.by},
+                     {"code", r.code},
+                     {"k", r.k},
+                     {"rows", r.n_rows},
+                     {"tokens", r.n_tokens},
+                     {"multiply_adds_per_second", r.multiply_adds_per_s},
+                     {"peak", r.peak},
+                     {"peak_per_second", r.peak_per_s},
+                     {"fraction", r.fraction}});
+    if (r.from_packed_per_s == 0) continue;
+    array.back()["from_packed_per_second"] = r.from_packed_per_s;
+    array.back()["from_packed_fraction"] = r.from_packed_fraction;
+  }
+  return array;
+}
+
+std::string to_table(const std::vector<OnednnBenchResult>& results) {
+  std::string text = fmt::format("{:<12} {:>6} {:>5} {:>7} {:<9} {:>8} {:>6} {:<5} {:>12} {:>6}  {}\n", "product", "k",
+                                 "rows", "tokens", "by", "Gmac/s", "%", "of", "from packed", "%", "oneDNN's code");
+  for (const OnednnBenchResult& r : results) {
+    text += fmt::format("{:<12} {:>6} {:>5} {:>7} {:<9} {:>8.1f} {:>6.1f} {:<5} ", r.product, r.k, r.n_rows, r.n_tokens,
+                        r.by, r.multiply_adds_per_s / giga, 100 * r.fraction, r.peak);
+    text += r.from_packed_per_s > 0
+                ? fmt::format("{:>12.1f} {:>6.1f}  ", r.from_packed_per_s / giga, 100 * r.from_packed_fraction)
+                : fmt::format("{:>12} {:>6}  ", "-", "-");
+    text += r.code + '\n';
+  }
+  return text;
 }
 
 }  // namespace r1::bench

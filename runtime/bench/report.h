@@ -9,6 +9,8 @@
 #include "runtime/bench/gemm_bench.h"
 #include "runtime/bench/kernel_bench.h"
 #include "runtime/bench/model_bench.h"
+#include "runtime/bench/onednn_bench.h"
+#include "runtime/bench/peak_bench.h"
 
 namespace r1::bench {
 
@@ -26,9 +28,18 @@ namespace r1::bench {
 [[nodiscard]] nlohmann::ordered_json to_json(const std::vector<AttentionBenchResult>& results);
 [[nodiscard]] std::string to_table(const std::vector<AttentionBenchResult>& results);
 
-// {"kernel": "gemm", "format", "tokens", "isa", "multiply_adds_per_second", "peak": "amx"|"vnni"|"int8", "peak_per_second",
-// "fraction"}
+// {"kernel": "gemm", "format", "tokens", "isa", "multiply_adds_per_second", "peak": "amx"|"vnni"|"int8",
+// "peak_per_second", "fraction"}
 [[nodiscard]] nlohmann::ordered_json to_json(const std::vector<GemmBenchResult>& results);
 [[nodiscard]] std::string to_table(const std::vector<GemmBenchResult>& results);
+
+// {"fma": multiply-adds a second, "bf16", "vnni"|"int8", "amx"}
+[[nodiscard]] nlohmann::ordered_json to_json(const std::vector<Peak>& peaks);
+[[nodiscard]] std::string to_words(const std::vector<Peak>& peaks);  // in Gmac/s
+
+// {"kernel": "tiles"|"onednn", "product", "by", "code", "k", "rows", "tokens", "multiply_adds_per_second", "peak",
+// "peak_per_second", "fraction"}; with weights also {"from_packed_per_second", "from_packed_fraction"}
+[[nodiscard]] nlohmann::ordered_json to_json(const std::vector<OnednnBenchResult>& results);
+[[nodiscard]] std::string to_table(const std::vector<OnednnBenchResult>& results);
 
 }  // namespace r1::bench

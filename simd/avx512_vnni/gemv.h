@@ -11,5 +11,7 @@ void use_avx512_vnni_w8_gemm(GemmFn* table);
 void use_avx512_vnni_q8_attention(Kernels& kernels);
 void use_avx512_bf16_attention(Kernels& kernels);  // for machines that have avx512_bf16, too
 void use_avx512_vnni_prefill_attention(Kernels& kernels);
+void use_avx512_vnni_unpack(UnpackFn* table);
+void use_avx512_bf16_unpack(UnpackFn* table);  // for machines that have avx512_bf16, too
 
 }  // namespace r1::simd

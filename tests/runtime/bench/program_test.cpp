@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../cli/program.h"
+#include "simd/kernels.h"
 
 namespace {
 
@@ -74,7 +75,7 @@ TEST_CASE("a model: every depth and prompt with every number of threads, and pha
   const auto table = run_r1({model, "--depth", "0", "--generate", "2", "--repeat", "1", "--prompt", "0"});
   CHECK(table.exit_code == 0);
   CHECK(table.out.find("decode") != std::string::npos);
-  CHECK(table.out.find("prefill") == std::string::npos);
+  CHECK(table.out.find("\nprefill") == std::string::npos);
 }
 
 TEST_CASE("kernels: a row for each format and place, and attention") {
@@ -108,6 +109,27 @@ TEST_CASE("kernels: a row for each format and place, and attention") {
     CHECK(r["fraction"] > 0);
     CHECK(r["peak_per_second"] > r["multiply_adds_per_second"]);
   }
+
+  for (const char* kind : {"fma", "int8"}) CHECK(gemm["peaks"]["avx2"][kind] > 1e9);
+  CHECK(gemm["products"].empty());  // nothing to turn weights with
+
+  if (r1::simd::kernels_for(r1::simd::Isa::avx512_vnni) != nullptr) {
+    const auto products = measured({"kernels", "--gemm", "--format", "t2", "--product", "kv_b,attention", "--isa",
+                                    "avx512_vnni", "--seconds", "0.01", "--json"});
+    CHECK(products["peaks"]["avx512_vnni"]["vnni"] > products["peaks"]["avx512_vnni"]["fma"]);
+    std::size_t n_ours = 0;
+    for (const auto& r : products["products"]) {
+      const bool ours = r["kernel"] == "tiles";
+      n_ours += ours ? 1 : 0;
+      CHECK(ours == r["code"].get<std::string>().empty());
+      CHECK(r["fraction"] > 0);
+      CHECK(r["peak_per_second"] > r["multiply_adds_per_second"]);
+      CHECK(r.contains("from_packed_per_second") == (r["product"] == "kv_b"));
+    }
+    CHECK(n_ours == 10);  // two products, five batches
+    CHECK(products["products"].size() > n_ours);
+  }
+  check_error({"kernels", "--gemm", "--product", "q_z"}, 2, "q_z");
 
   const auto attention = measured({"kernels", "--attention", "--isa", "avx2", "--seconds", "0.01", "--json"});
   REQUIRE(attention["results"].size() == 6);
