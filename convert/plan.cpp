@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
+#include <vector>
 
 #include "runtime/base/try.h"
+#include "runtime/io/file.h"
 #include "runtime/model_file/model_file.h"
 
 namespace r1::convert {
@@ -63,6 +66,16 @@ class Summary {
   std::vector<ClassSummary> classes_;
   std::map<std::string, std::map<quant::Format, std::uint64_t>> formats_;
 };
+
+// A shard that was made with other codebooks would decode to other values.
+std::string codebooks_fingerprint() {
+  std::vector<std::int8_t> values;
+  for (const quant::Format format : quant::all_formats) {
+    const std::int8_t* codebook = quant::info(format).codebook;
+    if (codebook != nullptr) values.insert(values.end(), codebook, codebook + 64);
+  }
+  return fmt::format("{:016x}", rt::xxh3_64(std::as_bytes(std::span(values))));
+}
 
 }  // namespace
 
@@ -123,8 +136,8 @@ Result<ConversionPlan> make_plan(const rt::ModelConfig& config, const Mix& mix, 
                                  const std::string& source_fingerprint, const std::string& extra) {
   ConversionPlan plan;
   plan.mix = mix;
-  plan.fingerprint = fmt::format("{}-{}-{}{}{}", source_fingerprint, mix.fingerprint(), rt::format_version,
-                                 extra.empty() ? "" : "-", extra);
+  plan.fingerprint = fmt::format("{}-{}-{}.{}{}{}", source_fingerprint, mix.fingerprint(), rt::format_version,
+                                 codebooks_fingerprint(), extra.empty() ? "" : "-", extra);
   Summary model, mtp;
   for (rt::BlobSpec& spec : rt::expected_blobs(config)) {
     std::vector<quant::Format> formats;
