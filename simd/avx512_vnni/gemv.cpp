@@ -20,7 +20,8 @@ using quant::Format;
 
 // How many panels are multiplied at once. Each stands at the head of its own equal part of the panels at hand, so that
 // memory is read as so many long streams, which the processor's prefetchers follow without an instruction. Measured on
-// two cores of the Zen 4 class, huge pages, one token, % of what plain reads reach (65 GB/s) in turns:
+// two cores of the Zen 4 class, huge pages, one token, % of what plain reads (62 to 66 GB/s) reach in turns; the
+// adjacent panels in a run of their own:
 //                             t2   t2_5  t3   t3_5  t4   t5   nl6  w8   t4, K = 1536   t2, K = 1536
 //   1 stream                  64   65    75   82    78   82   83   54   87             73
 //   2 streams                 60   69    80   90    95   99   97   94   99             67
@@ -28,8 +29,8 @@ using quant::Format;
 //   2 adjacent panels         47   –     –    –     72   –    –    –    42             30
 //   2 streams, prefetcht0/t1  76   70    83   83    62   76   62   63   62             75
 // Adjacent panels make streams that end after every panel, and begin again behind the other's. Prefetch instructions
-// take up the buffers of misses that reads need: what is bound by arithmetic (t2 above 50 GB/s) gains by them, all
-// else loses.
+// take up the buffers of misses that reads need: what is bound by arithmetic (t2 above 50 GB/s) gains by them, t2_5 and
+// t3 hardly notice, all else loses.
 template <Format F>
 constexpr std::uint32_t n_streams = trellis_shape(F).s8 ? 2 : 3;
 
