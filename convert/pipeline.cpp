@@ -194,6 +194,9 @@ class ShardConversion {
                                         });
                                       });
       moments.release();
+      std::vector<std::string>& unused = report_.unused_moments;  // one line for an input of several shards
+      if (!feedback_ && std::find(unused.begin(), unused.end(), group.input->name) == unused.end())
+        unused.push_back(group.input->name);
     }
     R1_CHECK(for_each(group.works.size(), [&](std::size_t i) { return prepare(works_[group.works[i]]); }));
     return for_each(group.units.size(), [&](std::size_t i) { return encode(group.units[i]); });

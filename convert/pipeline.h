@@ -45,6 +45,7 @@ struct TensorError {
 struct ConvertReport {
   std::vector<TensorError> tensors;                          // of what this run encoded, in file order
   std::map<std::string, quant::EncodeError> error_by_class;  // of what this run encoded
+  std::vector<std::string> unused_moments;  // inputs whose moments cannot be factored: importance alone was used
   int n_shards_written = 0, n_shards_kept = 0;
   std::uint64_t source_bytes = 0;  // read in this run
 };

@@ -115,6 +115,11 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
                tensor.name, tensor.error, quant::info(tensor.format).name);
   }
 
+  for (const std::string& input : report->unused_moments) {
+    fmt::print(stderr, "{}: the moments of {} tell nothing: what reads it was searched by its importance alone\n",
+               options.imatrix, input);
+  }
+
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   const double peak_gb = static_cast<double>(usage.ru_maxrss) * 1024 / 1e9;

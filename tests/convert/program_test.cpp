@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -144,6 +145,25 @@ TEST_CASE("moments are collected, make up for errors at any number of threads, a
   CHECK(plain == convert("without", "with", {"--no-feedback"}));
   CHECK(plain.at("common.safetensors") != one.at("common.safetensors"));
   CHECK(run_quantize({"verify", scratch / "one"}).exit_code == 0);
+
+  // Moments that are all zero cannot be factored, and that is said.
+  std::string bytes = read_file(scratch / "with");
+  std::uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
+  const auto header = nlohmann::json::parse(bytes.substr(8, header_bytes));
+  std::string input;
+  for (const auto& [name, entry] : header.items()) {
+    if (!input.empty() || !name.ends_with(".moments")) continue;
+    input = name.substr(0, name.size() - std::string(".moments").size());
+    const std::size_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
+    std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(8 + header_bytes + begin), end - begin, '\0');
+  }
+  REQUIRE(!input.empty());
+  write_file(scratch / "zeros", bytes);
+  const Run told = run_quantize({nano, scratch / "told", "--recipe", "r2.2", "--imatrix", scratch / "zeros"});
+  CAPTURE(told.err);
+  CHECK(told.exit_code == 0);
+  CHECK(told.err.find("the moments of " + input + " tell nothing") != std::string::npos);
 
   // What is lost is made again, alike, what is there stays.
   std::filesystem::remove(scratch / "one/common.safetensors");
