@@ -3,23 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <span>
 
 #include "runtime/bench/peak_bench.h"
-#include "runtime/bench/spread.h"
 #include "runtime/model/buffer.h"
 
 namespace r1::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr std::uint32_t call_panels = 16;  // of one call, as the forward pass shares panels out
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& w, const simd::Activations& x,
                         double seconds, std::span<float> y, std::byte* tile) {
@@ -36,27 +29,10 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
       kernels.gemm_for(w.format, n_tokens)(w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy, tile);
     }
     panel += call_panels;
-    return double{1} * call_panels * quant::panel_rows * w.layout.k * n_tokens;
   };
-  call();
-  std::vector<double> rates, peaks, fractions;
-  for (const auto start = Clock::now(); seconds_since(start) < seconds || rates.size() < 5;) {
-    const auto t0 = Clock::now();
-    double done = 0;
-    do {
-      done += call();
-    } while (seconds_since(t0) < 0.002);
-    rates.push_back(done / seconds_since(t0));
-    const auto t1 = Clock::now();
-    const auto most = static_cast<double>(peak.run(20'000));
-    peaks.push_back(most / seconds_since(t1));
-    fractions.push_back(rates.back() / peaks.back());
-  }
-  GemmBenchResult result{kernels.isa, w.format, n_tokens, peak.kind};
-  result.multiply_adds_per_s = Spread::of(std::move(rates)).median;
-  result.peak_per_s = Spread::of(std::move(peaks)).median;
-  result.fraction = Spread::of(std::move(fractions)).median;
-  return result;
+  const double multiply_adds = double{1} * call_panels * quant::panel_rows * w.layout.k * n_tokens;
+  const Rate rate = measure_beside(peak, multiply_adds, seconds, call);
+  return {kernels.isa, w.format, n_tokens, peak.kind, rate.per_s, rate.peak_per_s, rate.fraction};
 }
 
 }  // namespace

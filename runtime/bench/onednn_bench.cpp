@@ -3,21 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <memory>
 #include <span>
 
 #include "numa/thread_team.h"
 #include "runtime/bench/peak_bench.h"
-#include "runtime/bench/spread.h"
 #include "runtime/model/buffer.h"
 #include "simd/onednn_matmul.h"
 
 namespace r1::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using simd::OnednnMatmul, simd::OnednnType;
 
 // A product with weights, as the common recipe packs them. A call takes call_rows of the rows, as the forward pass
@@ -34,36 +31,6 @@ constexpr Shape shapes[] = {
     {"shared_down", 2048, quant::Format::t5}, {"dense_down", 18432, quant::Format::t5},
 };
 constexpr std::uint32_t d_qk = 192, d_v = 128;  // of a head
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-struct Rate {
-  double per_s = 0, peak_per_s = 0, fraction = 0;
-};
-
-// Medians of turns of call() and peak.
-template <class Call>
-Rate measure(const Peak& peak, double multiply_adds, double seconds, Call&& call) {
-  call();
-  std::vector<double> rates, peaks, fractions;
-  for (const auto start = Clock::now(); seconds_since(start) < seconds || rates.size() < 3;) {
-    const auto t0 = Clock::now();
-    double done = 0;
-    do {
-      call();
-      done += multiply_adds;
-    } while (seconds_since(t0) < 0.002);
-    rates.push_back(done / seconds_since(t0));
-    const auto t1 = Clock::now();
-    const auto most = static_cast<double>(peak.run(20'000));
-    peaks.push_back(most / seconds_since(t1));
-    fractions.push_back(rates.back() / peaks.back());
-  }
-  return {Spread::of(std::move(rates)).median, Spread::of(std::move(peaks)).median,
-          Spread::of(std::move(fractions)).median};
-}
 
 // Codes that are neither zero nor all alike.
 void fill(std::span<std::byte> bytes) {
@@ -99,7 +66,7 @@ class Bench {
     step(shape.name, quant::info(shape.format).name, n_tokens);
     OnednnBenchResult ours = result(shape.name, shape.k, call_rows, n_tokens);
     ours.by = fmt::format("tiles {}", quant::info(shape.format).name);
-    set(ours, integer_, measure(integer_, products, options_.seconds, [&] {
+    set(ours, integer_, measure_beside(integer_, products, options_.seconds, [&] {
           kernels.gemm_for(shape.format, n_tokens)(w, x, 0, n_tokens, 0, layout.n_panels, y.data(), call_rows,
                                                    tile.data());
         }));
@@ -141,7 +108,7 @@ class Bench {
     const Peak vnni{integer_.kind == "amx" ? "vnni" : integer_.kind, options_.kernels->peak_int8};
     OnednnBenchResult ours = result("attention", d_qk, rows, n_tokens);
     ours.by = "page q8";
-    set(ours, vnni, measure(vnni, double{rows} * (d_qk + d_v) * n_tokens, options_.seconds, [&] {
+    set(ours, vnni, measure_beside(vnni, double{rows} * (d_qk + d_v) * n_tokens, options_.seconds, [&] {
           options_.kernels->prefill_page(shape,
                                          {queries.data(), shape.query_bytes(), query_scale.data(), query_sum.data()},
                                          n_tokens, rows, 1, k, v, {max.data(), sum.data(), out.data(), d_v});
@@ -201,9 +168,9 @@ class Bench {
     r.by = simd::onednn_type_name(type);
     r.code = matmul->implementation();
     const double products = double{1} * n_rows * k * n_tokens;
-    set(r, peak, measure(peak, products, options_.seconds, [&] { matmul->multiply(x.data(), y.data()); }));
+    set(r, peak, measure_beside(peak, products, options_.seconds, [&] { matmul->multiply(x.data(), y.data()); }));
     if (take_packed) {
-      const Rate rate = measure(peak, products, options_.seconds, [&] {
+      const Rate rate = measure_beside(peak, products, options_.seconds, [&] {
         take_packed(*matmul);
         matmul->multiply(x.data(), y.data());
       });

@@ -36,4 +36,30 @@ std::vector<Peak> measure_peaks(const simd::Kernels& kernels, double seconds) {
   return peaks;
 }
 
+Rate measure_beside(const Peak& peak, double multiply_adds, double seconds, const std::function<void()>& call) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::size_t min_turns = 5;
+  constexpr double turn_seconds = 0.002;
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  call();
+  std::vector<double> rates, peaks, fractions;
+  for (const auto start = Clock::now(); since(start) < seconds || rates.size() < min_turns;) {
+    const auto turn = Clock::now();
+    double done = 0;
+    do {
+      call();
+      done += multiply_adds;
+    } while (since(turn) < turn_seconds);
+    rates.push_back(done / since(turn));
+    const auto peak_turn = Clock::now();
+    const auto most = static_cast<double>(peak.run(20'000));
+    peaks.push_back(most / since(peak_turn));
+    fractions.push_back(rates.back() / peaks.back());
+  }
+  return {Spread::of(std::move(rates)).median, Spread::of(std::move(peaks)).median,
+          Spread::of(std::move(fractions)).median};
+}
+
 }  // namespace r1::bench
