@@ -36,15 +36,7 @@ void unpack(const PackedMatrix& w, std::uint32_t panel, std::byte* out) {
 }  // namespace
 
 void use_avx512_bf16_unpack(UnpackFn* table) {
-  table[static_cast<int>(Format::t2)] = unpack<Format::t2>;
-  table[static_cast<int>(Format::t2_5)] = unpack<Format::t2_5>;
-  table[static_cast<int>(Format::t3)] = unpack<Format::t3>;
-  table[static_cast<int>(Format::t3_5)] = unpack<Format::t3_5>;
-  table[static_cast<int>(Format::t4)] = unpack<Format::t4>;
-  table[static_cast<int>(Format::t4h)] = unpack<Format::t4h>;
-  table[static_cast<int>(Format::t5)] = unpack<Format::t5>;
-  table[static_cast<int>(Format::nl6)] = unpack<Format::nl6>;
-  table[static_cast<int>(Format::w8)] = unpack<Format::w8>;
+  fill_unpack_table(table, [](auto format) { return unpack<format()>; });
 }
 
 }  // namespace r1::simd

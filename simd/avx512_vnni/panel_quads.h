@@ -5,6 +5,8 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "simd/avx512/scales.h"
 #include "simd/avx512/vector.h"
@@ -57,6 +59,17 @@ template <quant::Format F, class Block, class Take>
       }
     }
   }
+}
+
+// table[F] = function_of(F as a constant) for every packed format.
+template <class FunctionOf>
+void fill_unpack_table(UnpackFn* table, FunctionOf&& function_of) {
+  using quant::Format;
+  const auto fill = [&]<Format... F>(std::integer_sequence<Format, F...>) {
+    ((table[static_cast<int>(F)] = function_of(std::integral_constant<Format, F>())), ...);
+  };
+  fill(std::integer_sequence<Format, Format::t2, Format::t2_5, Format::t3, Format::t3_5, Format::t4, Format::t4h,
+                             Format::t5, Format::nl6, Format::w8>());
 }
 
 }  // namespace
