@@ -25,7 +25,7 @@ std::uint32_t first_row(int member, int n_members, std::uint32_t k) {
 }  // namespace
 
 MomentSums::MomentSums(int n_members, std::uint32_t max_k, std::uint32_t max_rows)
-    : max_rows_(max_rows), columns_(static_cast<std::size_t>(n_members)) {
+    : columns_(static_cast<std::size_t>(n_members)) {
   for (std::vector<float>& columns : columns_) columns.resize(std::size_t{padded(max_k)} * max_rows);
 }
 

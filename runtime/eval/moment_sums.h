@@ -26,7 +26,6 @@ class MomentSums {
  private:
   static std::uint32_t padded(std::uint32_t k);
 
-  std::uint32_t max_rows_;
   std::vector<std::vector<float>> columns_;  // of each member [k / 16, n_rows, 16]: the vectors in strips of 16 columns
 };
 
