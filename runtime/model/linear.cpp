@@ -32,10 +32,11 @@ std::uint32_t n_units(const Product& product) {
 }
 
 std::uint64_t panel_cost(const simd::Kernels& kernels, const Product& product) {
-  constexpr std::uint32_t unpacking_rows = 12;  // as long as unpacking takes (t2 8, t5 16)
-  // A row of a wide batch takes a sixth of that time (an estimate: docs/performance.md, "AMX").
-  const std::uint32_t rows_sixths = is_wide(kernels, product) ? product.n_rows : 6 * product.n_rows;
-  return std::uint64_t{6 * unpacking_rows + rows_sixths} * product.w->layout.k_padded;
+  constexpr std::uint64_t unpacking_rows = 12;  // as long as unpacking takes (t2 8, t5 16)
+  // A row of a wide batch takes two fifths of that time (docs/performance.md, "AMX").
+  const std::uint64_t fifths = is_wide(kernels, product) ? 5 * unpacking_rows + 2 * std::uint64_t{product.n_rows}
+                                                         : 5 * (unpacking_rows + product.n_rows);
+  return fifths * product.w->layout.k_padded;
 }
 
 void multiply_units(const simd::Kernels& kernels, const Product& product, std::uint32_t unit_begin,
