@@ -16,7 +16,7 @@ std::size_t round_up(std::size_t n, std::size_t to) {
 
 // Where the arrays of a batch lie, for its largest size.
 struct Layout {
-  std::size_t q, q_step2, q_step4, scale, block_sum, end;
+  std::size_t q, q_step2, q_step4, scale, block_sum, bf16, end;
 
   Layout(std::size_t n_tokens, std::size_t k_padded) {
     const std::size_t n = n_tokens * k_padded;
@@ -25,7 +25,8 @@ struct Layout {
     q_step4 = q_step2 + round_up(n, alignment);
     scale = q_step4 + round_up(n, alignment);
     block_sum = scale + round_up(n / quant::superchunk_k * sizeof(float), alignment);
-    end = block_sum + round_up(n / quant::block_k * sizeof(std::int32_t), alignment);
+    bf16 = block_sum + round_up(n / quant::block_k * sizeof(std::int32_t), alignment);
+    end = bf16 + round_up(n * sizeof(std::uint16_t), alignment);
   }
 };
 
@@ -44,13 +45,14 @@ std::size_t kv_element_bytes(KvType type) {
   return type == KvType::f32 ? 4 : 2;
 }
 
-std::size_t ActivationBuffer::bytes(std::uint32_t max_tokens, std::uint32_t max_k) {
-  return Layout(max_tokens, padded(max_k)).end;
+std::size_t ActivationBuffer::bytes(std::uint32_t max_tokens, std::uint32_t max_k, bool reads_bf16) {
+  const Layout at(max_tokens, padded(max_k));
+  return reads_bf16 ? at.end : at.bf16;
 }
 
 ActivationBuffer::ActivationBuffer(std::uint32_t max_tokens, std::uint32_t max_k)
     : max_tokens_(max_tokens), max_k_(max_k) {
-  const std::size_t n = bytes(max_tokens, max_k);
+  const std::size_t n = bytes(max_tokens, max_k, true);
   // Zeroed pages that are committed when they are touched: most batches are smaller than the largest.
   allocated_ = std::calloc(1, n + alignment);
   if (allocated_ == nullptr) throw std::bad_alloc();
@@ -88,6 +90,7 @@ Activations ActivationBuffer::view(std::uint32_t n_tokens, std::uint32_t k) cons
   view.q_step4 = reinterpret_cast<const std::int8_t*>(storage_ + at.q_step4);
   view.scale = reinterpret_cast<const float*>(storage_ + at.scale);
   view.block_sum = reinterpret_cast<const std::int32_t*>(storage_ + at.block_sum);
+  view.bf16 = reinterpret_cast<const std::uint16_t*>(storage_ + at.bf16);
   return view;
 }
 

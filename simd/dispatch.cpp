@@ -118,7 +118,10 @@ Kernels make_table(Isa isa) {
     }
     use_avx512_vnni_prefill_attention(table);
   }
-  if (isa == Isa::amx) use_amx_gemm(table);
+  if (isa == Isa::amx) {
+    use_amx_gemm(table);
+    if (request_amx().amx_bf16) use_amx_bf16_gemm(table);  // else nl6 and w8 stay with VNNI
+  }
   return table;
 }
 

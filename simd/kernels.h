@@ -51,6 +51,7 @@ struct Activations {
   const std::int8_t* q_step4 = nullptr;     // the same; per 16 k position 8s + i holds k = 2i + s (t4, t4h)
   const float* scale = nullptr;             // [n_tokens, k_padded / 128] = max|x| / 127
   const std::int32_t* block_sum = nullptr;  // [n_tokens, k_padded / 32] = Σ q
+  const std::uint16_t* bf16 = nullptr;      // [k_padded / 32, n_tokens, 32] = x to the nearest bf16; where reads_bf16()
 };
 
 // Owned storage for the above, planned once.
@@ -68,7 +69,8 @@ class ActivationBuffer {
   [[nodiscard]] static float* x_row(const Activations& view, std::uint32_t token) {
     return const_cast<float*>(view.x) + std::size_t{token} * view.k_padded;
   }
-  [[nodiscard]] static std::size_t bytes(std::uint32_t max_tokens, std::uint32_t max_k);
+  // What a batch commits: Activations::bf16 only where kernels read it.
+  [[nodiscard]] static std::size_t bytes(std::uint32_t max_tokens, std::uint32_t max_k, bool reads_bf16);
 
  private:
   void* allocated_ = nullptr;
@@ -88,26 +90,33 @@ using GemvFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32
 // scratch, gemm_tile_bytes aligned to 64, for any matrix; it should stay in the core's second-level cache.
 using GemmFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                         std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile);
-inline constexpr std::size_t gemm_tile_bytes = std::size_t{128} << 10;
+inline constexpr std::size_t gemm_tile_bytes = std::size_t{640} << 10;
 // The batch from which `gemm` is faster than steps of `gemv`, measured with AVX-512 VNNI on Zen 4: unpacking costs as
 // much as three or four tokens. w8 has nothing to unpack.
 [[nodiscard]] constexpr std::uint32_t gemm_min_tokens(quant::Format format) {
   return format == quant::Format::w8 ? max_gemv_tokens + 1 : 5;
 }
 
-// A GemmFn for batches of min_tokens and more, on machines whose matrix unit is worth its set-up only then. nl6 and w8
-// follow the contract above, to the bit. For t2 … t5 the block scales of a row's 128 k are folded into eight bits,
-// since sums must leave the matrix unit wherever a scale changes:
+// A GemmFn for batches of min_tokens and more, on machines whose matrix unit is worth its set-up only then. Sums must
+// leave that unit wherever a scale changes, so it rounds otherwise than the contract above. A row's result is the same
+// in every such batch, but it is not that of gemv.
+//
+// t2 … t5 stay in eight bits: the block scales of a row's 128 k are folded into the weights.
 //   greatest = max |block_scale| over the four blocks          factor_b = round_even(block_scale_b · (258 / greatest))
 //   w = floor((code · factor_b + 64) / 128)                    (|code| ≤ 63, so |w| ≤ 127)
 //   sum = float(Σ w·q over 128 k) · (greatest · (128 / 258)), total = fma(sum, activation_scale, total), y = total ·
 //   row_scale
-// A row's result is the same in every such batch, but it is not that of gemv.
+// nl6 and w8, whose point is precision, are multiplied in bf16 with x as bf16, which loses less than eight bits do:
+//   w = code · block_scale, cut to bf16 towards zero           y = row_scale · wide_cut_correction · Σ w · x in f32
+// The order of that sum is the instruction's (TDPBF16PS: pairs of k in f32, 32 k at a time).
 struct WideGemm {
   GemmFn multiply = nullptr;
   std::uint32_t min_tokens = 0;
 };
 inline constexpr float fold_factor_max = 258;
+// What is cut: half a unit in the last place on average, so 2^-8 · 2 / 3 of a weight in the least squares over
+// mantissas spread as 1 / m.
+inline constexpr float wide_cut_correction = 1 + 2.0f / 3 / 256;
 
 // unpack_panels panels from `panel` on in the order that oneDNN's matmul takes, [k_padded / group, 64 rows, group]:
 // codes as signed bytes (groups of 4), or weights as bf16 (groups of 2). k has the order that the format's activations
@@ -129,6 +138,8 @@ struct Kernels {
   UnpackFn unpack_s8[quant::n_formats + 1] = {};    // by format id; null without AVX-512 VNNI
   UnpackFn unpack_bf16[quant::n_formats + 1] = {};  // by format id; null where bf16_qk is
 
+  [[nodiscard]] bool reads_bf16() const { return bf16_row != nullptr; }
+
   // The product of a batch of gemm_min_tokens or more.
   [[nodiscard]] GemmFn gemm_for(quant::Format format, std::uint32_t n_tokens) const {
     const auto i = static_cast<std::size_t>(format);
@@ -139,6 +150,9 @@ struct Kernels {
   // Row `token` of x (already written, [k]) → q, q_step2, q_step4, scale, block_sum; pads x with zeros up to k_padded.
   // Round to nearest even; a row of zeros has scale 0. Returns false if x holds NaN or infinity (q is then all zero).
   bool (*quantize_row)(const Activations& view, std::uint32_t token) = nullptr;
+  // The part of quantize_row that makes Activations::bf16 of x, in batches that wide_gemm takes; null where nothing
+  // reads them.
+  void (*bf16_row)(const Activations& view, std::uint32_t token) = nullptr;
 
   // out[n] = x / sqrt(mean(x²) + eps) · weight. out may be x.
   void (*rms_norm)(const float* x, const float* weight, std::size_t n, float eps, float* out) = nullptr;

@@ -163,8 +163,10 @@ class LatentPages {
     keys_.scale[0] = own_.key_scale[0].data();
     if (q8) {
       const simd::Q8KeyShape keys = kv_.shape().q8_keys();
-      latents_of_q8(keys, rows, n_rows, !by_codes_, latents_);
+      const bool reads_bf16 = pass_.kernels.reads_bf16();
+      latents_of_q8(keys, rows, n_rows, !by_codes_ || reads_bf16, latents_);
       if (!by_codes_) quantize(n_rows);
+      for (std::uint32_t row = 0; by_codes_ && reads_bf16 && row < n_rows; ++row) pass_.kernels.bf16_row(latents_, row);
       keys_.codes[1] = rows + std::size_t{keys.quads(0)} * 4 * simd::q8_block_rows;
       keys_.block_bytes[1] = keys.block_bytes();
       keys_.scale[1] = reinterpret_cast<const float*>(rows + keys.code_bytes()) + page_rows;

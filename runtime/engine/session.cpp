@@ -145,10 +145,12 @@ Result<Session> Session::create(std::shared_ptr<const Model> model, const Sessio
   const std::uint64_t kv_bytes = std::min(memory, kv_tokens * shape.bytes_per_token());
   const int n_threads =
       std::max(options.n_threads == 0 ? topology.n_cores : options.n_threads, options.prefill_threads);
+  const bool reads_bf16 = model->impl().kernels->reads_bf16();
   SessionOptions planned = options;
-  R1_TRY(planned.batch_tokens, rt::plan_batch(config, options.batch_tokens, context, n_threads, memory - kv_bytes));
+  R1_TRY(planned.batch_tokens,
+         rt::plan_batch(config, options.batch_tokens, context, n_threads, reads_bf16, memory - kv_bytes));
   if (options.context_tokens == 0) {
-    const std::uint64_t rest = memory - rt::batch_bytes(config, *planned.batch_tokens, n_threads);
+    const std::uint64_t rest = memory - rt::batch_bytes(config, *planned.batch_tokens, n_threads, reads_bf16);
     R1_TRY(context, rt::plan_context(shape, 0, config.max_position_embeddings, rest));
   }
   try {

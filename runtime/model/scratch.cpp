@@ -19,9 +19,9 @@ std::uint32_t expert_rows(const ModelConfig& c, std::uint32_t max_tokens) {
 
 }  // namespace
 
-std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_threads) {
-  const auto input = [](std::uint64_t k) {
-    return std::uint64_t{simd::ActivationBuffer::bytes(1, static_cast<std::uint32_t>(k))};
+std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_threads, bool reads_bf16) {
+  const auto input = [&](std::uint64_t k) {
+    return std::uint64_t{simd::ActivationBuffer::bytes(1, static_cast<std::uint32_t>(k), reads_bf16)};
   };
   const std::uint64_t n_heads = c.num_attention_heads, hidden = c.hidden_size;
   const std::uint64_t d_q = c.is_mla() ? c.qk_head_dim() : c.head_dim, d_v = c.is_mla() ? c.v_head_dim : c.head_dim;
@@ -49,10 +49,11 @@ std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_
 }
 
 Result<std::uint32_t> plan_batch(const ModelConfig& config, std::optional<std::uint32_t> wanted,
-                                 std::uint32_t max_context, int n_threads, std::uint64_t memory_bytes) {
+                                 std::uint32_t max_context, int n_threads, bool reads_bf16,
+                                 std::uint64_t memory_bytes) {
   constexpr std::uint32_t usual_tokens = 2048, least_tokens = 64;  // sessions may share a batch, however short they are
   const auto fits = [&](std::uint32_t tokens, std::uint64_t bytes) {
-    return batch_bytes(config, tokens, n_threads) <= bytes;
+    return batch_bytes(config, tokens, n_threads, reads_bf16) <= bytes;
   };
   if (wanted && fits(*wanted, memory_bytes)) return *wanted;
   // Unasked, the buffers of prompts take a quarter of the memory at most.
@@ -60,12 +61,13 @@ Result<std::uint32_t> plan_batch(const ModelConfig& config, std::optional<std::u
   while (tokens > 1 && !fits(tokens, wanted ? memory_bytes : memory_bytes / 4)) tokens /= 2;
   if (!wanted && fits(tokens, memory_bytes)) return tokens;
   const auto gib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); };
-  return Error{ErrorCode::out_of_memory,
-               fmt::format("batches of {} tokens need {:.2f} GiB of buffers, but {:.2f} GiB of memory are left beside "
-                           "the KV cache: ask for at most {} tokens a batch, or for less context",
-                           wanted.value_or(tokens), gib(batch_bytes(config, wanted.value_or(tokens), n_threads)),
-                           gib(memory_bytes), tokens),
-               "batch"};
+  return Error{
+      ErrorCode::out_of_memory,
+      fmt::format("batches of {} tokens need {:.2f} GiB of buffers, but {:.2f} GiB of memory are left beside "
+                  "the KV cache: ask for at most {} tokens a batch, or for less context",
+                  wanted.value_or(tokens), gib(batch_bytes(config, wanted.value_or(tokens), n_threads, reads_bf16)),
+                  gib(memory_bytes), tokens),
+      "batch"};
 }
 
 Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uint32_t max_logit_tokens_wanted,

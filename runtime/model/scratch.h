@@ -74,11 +74,13 @@ struct MemberScratch {
 };
 
 // What a scratch for batches of max_tokens takes, but for small change; only what is used of it is committed.
-[[nodiscard]] std::uint64_t batch_bytes(const ModelConfig& config, std::uint32_t max_tokens, int n_threads);
+[[nodiscard]] std::uint64_t batch_bytes(const ModelConfig& config, std::uint32_t max_tokens, int n_threads,
+                                        bool reads_bf16);
 // How many tokens a batch may have: `wanted`, or what a usual prompt's pace needs as far as the memory reaches. The
 // error says what is needed and what there is.
 [[nodiscard]] Result<std::uint32_t> plan_batch(const ModelConfig& config, std::optional<std::uint32_t> wanted,
-                                               std::uint32_t max_context, int n_threads, std::uint64_t memory_bytes);
+                                               std::uint32_t max_context, int n_threads, bool reads_bf16,
+                                               std::uint64_t memory_bytes);
 
 struct Scratch {
   Scratch(const ModelConfig& config, std::uint32_t max_tokens, std::uint32_t max_logit_tokens,

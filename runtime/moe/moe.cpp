@@ -66,8 +66,9 @@ void group_by_expert(const Pass& pass, const Routing& routing, MemberScratch& ow
 
 // What products with a wave's matrices read of their input, besides the codes in order of k.
 struct Reads {
-  bool floats = false, step2 = false, step4 = false;
-  void add(const Matrix& w) {
+  bool floats = false, step2 = false, step4 = false, bf16 = false;
+  void add(const simd::Kernels& kernels, const Matrix& w) {
+    bf16 = bf16 || (kernels.reads_bf16() && (w.format == quant::Format::nl6 || w.format == quant::Format::w8));
     floats = floats || !quant::info(w.format).is_packed();
     step2 = step2 || w.format == quant::Format::t2;
     step4 = step4 || w.format == quant::Format::t4 || w.format == quant::Format::t4h;
@@ -86,6 +87,12 @@ void copy_row(const simd::Activations& from, std::uint32_t from_row, const simd:
   if (reads.step4) copy(from.q_step4, to.q_step4, from.k_padded);
   copy(from.scale, to.scale, from.k_padded / quant::superchunk_k);
   copy(from.block_sum, to.block_sum, from.k_padded / quant::block_k);
+  if (reads.bf16) {
+    for (std::size_t step = 0; step < from.k_padded / 32; ++step) {
+      std::memcpy(const_cast<std::uint16_t*>(to.bf16) + (step * to.n_tokens + to_row) * 32,
+                  from.bf16 + (step * from.n_tokens + from_row) * 32, 64);
+    }
+  }
 }
 
 // The inputs of a wave's rows of the sorted batch, side by side. row_token [n_rows]
@@ -138,8 +145,8 @@ void moe(const numa::Member& member, Pass& pass, const Layer& layer, const simd:
         pass.expert_missing.store(true, std::memory_order_relaxed);
         continue;
       }
-      reads.add(expert->gate_proj);
-      reads.add(expert->up_proj);
+      reads.add(pass.kernels, expert->gate_proj);
+      reads.add(pass.kernels, expert->up_proj);
       const std::uint32_t row = group.first_row - first_row;
       own.jobs.push_back({expert, x, alone ? 0 : row, group.n_rows, &s.routed, row, own.row_token.at(group.first_row),
                           own.row_weight.at(group.first_row), static_cast<int>(group.expert)});

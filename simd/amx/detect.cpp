@@ -30,6 +30,7 @@ AmxSupport request_amx() {
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
     support.amx_tile = (d >> 24 & 1) != 0;
     support.amx_int8 = (d >> 25 & 1) != 0;
+    support.amx_bf16 = (d >> 22 & 1) != 0;
   }
   constexpr unsigned osxsave = 1u << 27;
   if (__get_cpuid(1, &a, &b, &c, &d) != 0 && (c & osxsave) != 0) support.xcr0 = read_xcr0();

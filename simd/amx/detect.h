@@ -8,9 +8,9 @@
 namespace r1::simd {
 
 struct AmxSupport {
-  bool amx_tile = false, amx_int8 = false;  // CPUID
-  std::uint64_t xcr0 = 0;                   // the register states that the system saves
-  int permission_errno = 0;                 // what the kernel answered; 0: permitted
+  bool amx_tile = false, amx_int8 = false, amx_bf16 = false;  // CPUID
+  std::uint64_t xcr0 = 0;                                     // the register states that the system saves
+  int permission_errno = 0;                                   // what the kernel answered; 0: permitted
 };
 
 // Asks the kernel if the rest is there; that permits it to the whole process.

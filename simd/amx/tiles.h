@@ -49,6 +49,11 @@ class Tiles {
   static void multiply() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Activations), "i"(Weights));
   }
+  // the same of bf16, sums in f32
+  template <int Sums, int Activations, int Weights>
+  static void multiply_bf16() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Activations), "i"(Weights));
+  }
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Internal to simd/: packed weights as tiles of signed bytes, [k / 4, 16 rows, 4 k]. Internal linkage, as in
 // trellis_shape.h.
 //
-// folds: the four block scales of a row's 128 k are folded into the bytes (kernels.h, WideGemm), so that the 128 k need
-// one scale. Otherwise the bytes are the codes, and each block keeps its scale.
+// The four block scales of a row's 128 k are folded into the bytes (kernels.h, WideGemm), so that the 128 k need one
+// scale.
 #pragma once
 
 #include <immintrin.h>
@@ -21,7 +21,7 @@ using quant::Format;
 // Of 16 rows × 128 k.
 struct SuperchunkTiles {
   std::int8_t (*weights)[64];  // [32]
-  float (*scales)[16];         // [1] where scales are folded, else [4]
+  float* scales;               // [16]
 };
 
 // Multiplies bytes, four of a row side by side, by factor / 128, rounded; factor: 16 bits, twice for each row.
@@ -49,7 +49,6 @@ template <Format F>
 struct Unpack : Codes<F> {
   using Codes<F>::shape, Codes<F>::n_groups, Codes<F>::n_cuts, Codes<F>::half_bytes;
   static constexpr int superchunk_bytes = shape.superchunk_bytes();
-  static constexpr bool folds = F != Format::nl6;
 
   __m512 s4_table;
 
@@ -62,11 +61,7 @@ struct Unpack : Codes<F> {
     for (int b = 0; b < 4; ++b)
       block_scales[b] = shape.s8 ? s8_scales_512(p + 16 * b) : s4_scales_512(p + 8 * b, s4_table);
     __m512i factors[4];
-    if constexpr (folds) {
-      _mm512_store_ps(out.scales[0], fold_factors(block_scales, factors));
-    } else {
-      for (int b = 0; b < 4; ++b) _mm512_store_ps(out.scales[b], block_scales[b]);
-    }
+    _mm512_store_ps(out.scales, fold_factors(block_scales, factors));
     const std::uint8_t* codes = p + shape.scale_bytes();
     std::int8_t(*weights)[64] = out.weights;
     for (int b = 0; b < 4; ++b) {
@@ -77,32 +72,12 @@ struct Unpack : Codes<F> {
 #pragma GCC unroll 4
         for (int m = 0; m < n_cuts; ++m) {
           const __m512i even = this->weights(z0, m), odd = this->weights(z1, m);
-          __m512i first = Vector512::first_dwords(even, odd), second = Vector512::second_dwords(even, odd);
-          if constexpr (folds) {
-            first = fold(first, factors[b]);
-            second = fold(second, factors[b]);
-          }
-          _mm512_store_si512(weights[0], first);
-          _mm512_store_si512(weights[1], second);
+          _mm512_store_si512(weights[0], fold(Vector512::first_dwords(even, odd), factors[b]));
+          _mm512_store_si512(weights[1], fold(Vector512::second_dwords(even, odd), factors[b]));
           weights += 2;
         }
       }
     }
-  }
-};
-
-template <>
-struct Unpack<Format::w8> {
-  static constexpr int superchunk_bytes = w8_superchunk_bytes;
-  static constexpr bool folds = false;
-
-  explicit Unpack(const PackedMatrix&) {}
-
-  void superchunk(const std::uint8_t* p, const SuperchunkTiles& out) const {
-    for (int b = 0; b < 4; ++b) _mm512_store_ps(out.scales[b], s8_scales_512(p + 16 * b));
-    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
-    for (int quad = 0; quad < 32; ++quad)
-      _mm512_store_si512(out.weights[quad], _mm512_xor_si512(_mm512_loadu_si512(p + 64 + 64 * quad), sign));
   }
 };
 

@@ -18,7 +18,8 @@ add "$models/deepseek-v3-bf16" exact
 add "$models/qwen2" exact
 add "$models/deepseek-v3-bf16" r2.5
 add "$models/deepseek-v3-bf16" r4.5
-add "$models/deepseek-v3-fp8" r3.5
+add "$models/deepseek-v3-bf16" r3.5
+add "$models/deepseek-v3-fp8" exact
 add "$models/qwen2" r2.7
 add "$models/llama" r4.5
 add "$nano" r2.7

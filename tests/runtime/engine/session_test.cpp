@@ -410,19 +410,22 @@ TEST_CASE("a batch whose buffers do not fit the memory is refused with numbers, 
   r1.num_experts_per_tok = 8;
   r1.moe_intermediate_size = 2048;
   constexpr std::uint64_t gib = std::uint64_t{1} << 30;
-  CHECK(*rt::plan_batch(r1, 4096, 163840, 2, 64 * gib) == 4096);
-  CHECK(*rt::plan_batch(r1, {}, 163840, 2, 64 * gib) == 2048);
-  CHECK(*rt::plan_batch(r1, {}, 100, 2, 64 * gib) == 100);
-  const auto refused = rt::plan_batch(r1, 4096, 163840, 2, gib);
+  CHECK(*rt::plan_batch(r1, 4096, 163840, 2, false, 64 * gib) == 4096);
+  CHECK(*rt::plan_batch(r1, {}, 163840, 2, false, 64 * gib) == 2048);
+  CHECK(*rt::plan_batch(r1, {}, 100, 2, false, 64 * gib) == 100);
+  const auto refused = rt::plan_batch(r1, 4096, 163840, 2, false, gib);
   REQUIRE(!refused.ok());
   CHECK(refused.error().code == ErrorCode::out_of_memory);
   CHECK(refused.error().message.find("4096 tokens need") != std::string::npos);
   CHECK(refused.error().message.find("1.00 GiB") != std::string::npos);
   CHECK(refused.error().message.find("at most 1024 tokens") != std::string::npos);
-  CHECK(rt::plan_batch(r1, 1024, 163840, 2, gib).ok());
-  const auto shrunk = rt::plan_batch(r1, {}, 163840, 2, gib);
+  CHECK(rt::plan_batch(r1, 1024, 163840, 2, false, gib).ok());
+  const auto shrunk = rt::plan_batch(r1, {}, 163840, 2, false, gib);
   REQUIRE(shrunk.ok());
   CHECK(*shrunk < 1024);
-  CHECK(!rt::plan_batch(r1, {}, 163840, 2, 0).ok());
-  CHECK(rt::batch_bytes(r1, 4096, 2) < 4 * gib);
+  CHECK(!rt::plan_batch(r1, {}, 163840, 2, false, 0).ok());
+  // AMX reads inputs as bf16, too.
+  CHECK(!rt::plan_batch(r1, 1024, 163840, 2, true, gib).ok());
+  CHECK(rt::plan_batch(r1, 512, 163840, 2, true, gib).ok());
+  CHECK(rt::batch_bytes(r1, 4096, 2, true) < 4 * gib);
 }

@@ -43,6 +43,28 @@ class Tiles {
     }
   }
 
+  template <int Sums, int Activations, int Weights>
+  static void multiply_bf16() {
+    const auto value = [](int tile, std::uint32_t row, std::uint32_t i) {
+      std::uint32_t bits = 0;
+      std::memcpy(reinterpret_cast<char*>(&bits) + 2, state.bytes[tile][row] + 2 * i, 2);
+      float x = 0;
+      std::memcpy(&x, &bits, 4);
+      return x;
+    };
+    for (std::uint32_t row = 0; row < state.rows; ++row) {
+      for (std::uint32_t column = 0; column < 16; ++column) {
+        float halves[2] = {};
+        for (std::uint32_t k = 0; k < state.k / 2; ++k)
+          halves[k % 2] += value(Activations, row, k) * value(Weights, k / 2, 2 * column + k % 2);
+        float sum = 0;
+        std::memcpy(&sum, state.bytes[Sums][row] + 4 * column, 4);
+        sum += halves[0] + halves[1];
+        std::memcpy(state.bytes[Sums][row] + 4 * column, &sum, 4);
+      }
+    }
+  }
+
  private:
   struct State {
     std::uint32_t rows = 0, k = 0;
