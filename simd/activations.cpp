@@ -57,7 +57,7 @@ ActivationBuffer::ActivationBuffer(std::uint32_t max_tokens, std::uint32_t max_k
   allocated_ = std::calloc(1, n + alignment);
   if (allocated_ == nullptr) throw std::bad_alloc();
   const auto at = reinterpret_cast<std::uintptr_t>(allocated_);
-  storage_ = reinterpret_cast<std::byte*>(round_up(at, alignment));
+  storage_ = static_cast<std::byte*>(allocated_) + (round_up(at, alignment) - at);
 }
 
 ActivationBuffer::~ActivationBuffer() {

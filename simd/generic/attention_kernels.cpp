@@ -81,14 +81,15 @@ void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void*
   const auto* kv = static_cast<const typename Row::Element*>(rows);
   std::uint32_t h = 0;
   const auto heads = [&]<int NH>() {
-    std::uint32_t j = 0;
-    for (; j + 2 <= n_kv; j += 2)
-      qk_tile<Row, NH, 2>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
-    if (j < n_kv) qk_tile<Row, NH, 1>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
-    h += NH;
+    for (; h + NH <= n_heads; h += NH) {
+      std::uint32_t j = 0;
+      for (; j + 2 <= n_kv; j += 2)
+        qk_tile<Row, NH, 2>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
+      if (j < n_kv) qk_tile<Row, NH, 1>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
+    }
   };
-  while (h + 4 <= n_heads) heads.template operator()<4>();
-  while (h < n_heads) heads.template operator()<1>();
+  heads.template operator()<4>();
+  heads.template operator()<1>();
 }
 
 // out[h, i … i + 8·NV) for NH heads over all rows.
@@ -123,20 +124,21 @@ void pv_rows(const float* p, std::size_t ldp, std::uint32_t n_heads, const void*
   const auto* kv = static_cast<const typename Row::Element*>(rows);
   std::uint32_t h = 0;
   const auto heads = [&]<int NH>() {
-    std::uint32_t i = 0;
-    for (; i + 16 <= d; i += 16) pv_tile<Row, NH, 2>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
-    for (; i + 8 <= d; i += 8) pv_tile<Row, NH, 1>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
-    for (; i < d; ++i) {
-      for (std::uint32_t one = h; one < h + NH; ++one) {
-        float sum = out[one * ldo + i];
-        for (std::uint32_t j = 0; j < n_kv; ++j) sum = std::fma(p[one * ldp + j], Row::load(kv + j * ld_kv + i), sum);
-        out[one * ldo + i] = sum;
+    for (; h + NH <= n_heads; h += NH) {
+      std::uint32_t i = 0;
+      for (; i + 16 <= d; i += 16) pv_tile<Row, NH, 2>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
+      for (; i + 8 <= d; i += 8) pv_tile<Row, NH, 1>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
+      for (; i < d; ++i) {
+        for (std::uint32_t one = h; one < h + NH; ++one) {
+          float sum = out[one * ldo + i];
+          for (std::uint32_t j = 0; j < n_kv; ++j) sum = std::fma(p[one * ldp + j], Row::load(kv + j * ld_kv + i), sum);
+          out[one * ldo + i] = sum;
+        }
       }
     }
-    h += NH;
   };
-  while (h + 4 <= n_heads) heads.template operator()<4>();
-  while (h < n_heads) heads.template operator()<1>();
+  heads.template operator()<4>();
+  heads.template operator()<1>();
 }
 
 void qk(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
