@@ -64,12 +64,12 @@ struct PrefillValues {
   const float* scale_max = nullptr;  // [page rows] of this row and those before it
 };
 
-// scale and sum have two places a row, one for each part. The scales hold the softmax's factor and log2(e).
+// scale and start have two places a row, one for each part. The scales hold the softmax's factor and log2(e).
 struct PrefillQueries {
   const std::byte* codes = nullptr;  // [n, row_bytes]
   std::size_t row_bytes = 0;
-  const float* scale = nullptr;       // [n, 2]
-  const std::int32_t* sum = nullptr;  // [n, 2] Σ of the codes (i8)
+  const float* scale = nullptr;         // [n, 2]
+  const std::int32_t* start = nullptr;  // [n, 2] of sums of products: what takes the keys' 128 out of them (i8), or 0
 };
 
 // Before the first page: max prefill_no_max, sum and out 0. In the end out / sum is the attention.
@@ -100,6 +100,6 @@ void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t 
 void prefill_scale_max(const float* scale, std::uint32_t n_rows, float* scale_max);
 // One query of both parts: x [width[0] + width[1]], factor what every score is multiplied by.
 void pack_prefill_query(const PrefillShape& shape, const float* x, float factor, std::byte* codes, float* scale,
-                        std::int32_t* sum);
+                        std::int32_t* start);
 
 }  // namespace r1::simd

@@ -2,10 +2,11 @@
 // tile is some queries by some registers of rows (or of elements): enough sums to hide the latency of a dot product,
 // few enough loads to keep it fed. Internal linkage, as in trellis_shape.h.
 //
-// V gives: Floats, Sum (16 lanes); load, store, set, add, subtract, multiply, fma, maximum; set_sum, to_floats, to_sum
-// (to nearest); add_exponent(x, n) with n in the low bits of floats; first_lanes(x, n) (others 0); sum_of, maximum_of.
-// D gives: Keys, Query, Weight, Values; load_keys, query, weight, load_values, dot; tile_queries, tile_registers;
-// store_weights; largest_weight.
+// V gives: Floats, Sum (16 lanes); load, store, set, add, subtract, multiply, fma, maximum;
+// plus, minus: add and subtract where the units of multiplications have less to do; set_sum, load_sum,
+// store_sum, to_floats, to_sum (to nearest); add_exponent(x, n) with n in the low bits of floats; first_lanes(x, n)
+// (others 0); sum_of, maximum_of. D gives: Keys, Query, Weight, Values; load_keys, query, weight, load_values, dot;
+// tile_queries, tile_registers; store_weights; largest_weight.
 #pragma once
 
 #include <algorithm>
@@ -22,18 +23,21 @@ namespace {
 
 constexpr std::uint32_t prefill_lanes = 16;
 
-// 2^x for x ≤ 0, at least 2^-126. Off by 3 · 10^-6 at most: the polynomial is the best of its degree on [-1/2, 1/2].
-template <class V>
+// 2^x for x ≤ 0, at least 2^-126. The polynomial is the best of its degree on [-1/2, 1/2]: of the fourth, off by
+// 3 · 10^-6 at most; of the third, by 8 · 10^-5, a fiftieth of a byte's step.
+template <class V, int Degree = 4>
 [[gnu::always_inline]] inline typename V::Floats prefill_exp2(typename V::Floats x) {
+  static_assert(Degree == 3 || Degree == 4);
   const auto magic = V::set(12582912.0f);  // 1.5 · 2^23: the sum's low bits are x to nearest
   x = V::maximum(V::set(-126.0f), x);      // in this order NaN stays
-  const auto rounded = V::add(x, magic);
-  const auto f = V::subtract(x, V::subtract(rounded, magic));
-  auto p = V::set(0.00957010201f);
-  p = V::fma(p, f, V::set(0.0559178603f));
-  p = V::fma(p, f, V::set(0.240247448f));
-  p = V::fma(p, f, V::set(0.693121815f));
-  p = V::fma(p, f, V::set(0.999999261f));
+  const auto rounded = V::plus(x, magic);
+  const auto f = V::minus(x, V::subtract(rounded, magic));
+  constexpr bool finer = Degree == 4;
+  auto p = V::set(finer ? 0.0559178603f : 0.0551716691f);
+  if constexpr (finer) p = V::fma(V::set(0.00957010201f), f, p);
+  p = V::fma(p, f, V::set(finer ? 0.240247448f : 0.242611122f));
+  p = V::fma(p, f, V::set(finer ? 0.693121815f : 0.693260985f));
+  p = V::fma(p, f, V::set(finer ? 0.999999261f : 0.999928074f));
   return V::add_exponent(p, rounded);
 }
 
@@ -52,70 +56,124 @@ template <int NQ, int NR, class Body>
   prefill_unrolled<NQ * NR>([&]<int I>() R1_INLINE { body.template operator()<I / NR, I % NR>(); });
 }
 
-template <class V, class D, int NQ, int NR>
-[[gnu::always_inline]] inline void prefill_scores_tile(const PrefillShape& shape, const PrefillQueries& queries,
-                                                       const PrefillKeys& keys, std::uint32_t row, float* scores) {
-  const std::byte* query = queries.codes;
-  const std::size_t query_bytes = queries.row_bytes;
-  for (int part = 0; part < shape.parts(); ++part) {
-    typename V::Sum sum[NQ][NR];
-    prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE {
-      sum[q][r] = V::set_sum(D::key_offset == 0 ? 0 : -D::key_offset * queries.sum[2 * q + part]);
+// The two products: queries by keys, weights by values. A column is sixteen rows or sixteen elements.
+template <class D>
+struct PrefillScores {
+  using Column = typename D::Keys;
+  static Column load(const std::byte* p) { return D::load_keys(p); }
+  static auto one(const std::byte* p) { return D::query(p); }
+  template <class Sum, class One>
+  static Sum dot(const Sum& sum, const Column& column, const One& one) {
+    return D::dot(sum, column, one);
+  }
+};
+template <class D>
+struct PrefillMeans {
+  using Column = typename D::Values;
+  static Column load(const std::byte* p) { return D::load_values(p); }
+  static auto one(const std::byte* p) { return D::weight(p); }
+  template <class Sum, class One>
+  static Sum dot(const Sum& sum, const Column& column, const One& one) {
+    return D::dot(sum, one, column);
+  }
+};
+
+// sums[q, r] = start[q · next_start] + row q · column r. A function of its own: where it was inlined, GCC 12 spilled
+// sums around and even in the loop.
+//   sums [NQ, NR · 16]
+template <class V, class Product, int NQ, int NR>
+[[gnu::noinline]] void prefill_dots(const std::byte* rows, std::size_t row_bytes, const std::int32_t* start,
+                                    std::size_t next_start, const std::byte* columns, std::size_t next_column,
+                                    std::uint32_t n_groups, std::int32_t* sums) {
+  typename V::Sum sum[NQ][NR];
+  prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE { sum[q][r] = V::set_sum(start[q * next_start]); });
+  for (; n_groups > 0; --n_groups, columns += 64, rows += 4) {
+    typename Product::Column column[NR];
+    prefill_unrolled<NR>([&]<int r>() R1_INLINE { column[r] = Product::load(columns + r * next_column); });
+    prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
+      const auto one = Product::one(rows + q * row_bytes);
+      prefill_unrolled<NR>([&]<int r>() R1_INLINE { sum[q][r] = Product::dot(sum[q][r], column[r], one); });
     });
-    const std::byte* k = keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part];
-    const std::size_t next_register = keys.block_bytes[part];
-    const std::byte* x = query;
-    for (std::uint32_t group = shape.groups(part); group > 0; --group, k += 64, x += 4) {
-      typename D::Keys key[NR];
-      prefill_unrolled<NR>([&]<int r>() R1_INLINE { key[r] = D::load_keys(k + r * next_register); });
-      prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-        const auto one = D::query(x + q * query_bytes);
-        prefill_unrolled<NR>([&]<int r>() R1_INLINE { sum[q][r] = D::dot(sum[q][r], key[r], one); });
+  }
+  prefill_unrolled<NQ, NR>([&]<int q, int r>()
+                               R1_INLINE { V::store_sum(sums + (q * NR + r) * prefill_lanes, sum[q][r]); });
+}
+
+// Sums of both parts → scores of NR registers of rows, and of them the largest so far.
+//   scores [NQ, page rows] from the first of these rows; most [NQ, 16]
+template <class V, int NQ, int NR, int Parts, bool Whole>
+[[gnu::noinline]] void prefill_scale(const std::int32_t (*sums)[NQ * NR * prefill_lanes], const float* query_scale,
+                                     const float* const* key_scale, const std::uint32_t* n_visible, std::uint32_t row,
+                                     float* scores, float* most) {
+  typename V::Floats scale[NR][Parts];
+  prefill_unrolled<NR, Parts>([&]<int r, int part>()
+                                  R1_INLINE { scale[r][part] = V::load(key_scale[part] + row + r * prefill_lanes); });
+  for (std::uint32_t q = 0; q < NQ; ++q, query_scale += 2, scores += prefill_page_rows, most += prefill_lanes) {
+    auto largest = V::load(most);
+    prefill_unrolled<NR>([&]<int r>() R1_INLINE {
+      typename V::Floats score;
+      prefill_unrolled<Parts>([&]<int part>() R1_INLINE {
+        const auto sum = V::to_floats(V::load_sum(sums[part] + (q * NR + r) * prefill_lanes));
+        const auto step = V::multiply(scale[r][part], V::set(query_scale[part]));
+        score = part == 0 ? V::multiply(sum, step) : V::fma(sum, step, score);
       });
-    }
-    query = x;
-    prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE {
-      const std::uint32_t first = row + r * prefill_lanes;
-      const auto scale = V::multiply(V::load(keys.scale[part] + first), V::set(queries.scale[2 * q + part]));
-      float* out = scores + q * std::size_t{prefill_page_rows} + first;
-      V::store(out, part == 0 ? V::multiply(V::to_floats(sum[q][r]), scale)
-                              : V::fma(V::to_floats(sum[q][r]), scale, V::load(out)));
+      V::store(scores + r * prefill_lanes, score);
+      if constexpr (!Whole) {
+        const int left = static_cast<int>(n_visible[q]) - static_cast<int>(row) - r * static_cast<int>(prefill_lanes);
+        score = V::first_lanes(score, left, prefill_no_max);
+      }
+      largest = V::maximum(largest, score);
     });
+    V::store(most, largest);
   }
 }
 
-// out = out · keep + Σ weight · value · step
+// The scores of NR registers of rows.
 template <class V, class D, int NQ, int NR>
-[[gnu::always_inline]] inline void prefill_values_tile(const PrefillShape& shape, const std::byte* weights,
-                                                       std::uint32_t n_groups, const std::byte* values,
-                                                       std::uint32_t first, const float* keep, const float* step,
-                                                       float* out, std::size_t ldo) {
-  constexpr std::size_t row_bytes = prefill_page_rows * D::element_bytes;
-  const std::size_t strip_bytes = shape.value_strip_bytes();
-  typename V::Sum sum[NQ][NR];
-  prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE { sum[q][r] = V::set_sum(0); });
-  const std::byte* v = values + first / prefill_lanes * strip_bytes;
-  for (const std::byte* const end = weights + std::size_t{n_groups} * 4; weights != end; weights += 4, v += 64) {
-    typename D::Values value[NR];
-    prefill_unrolled<NR>([&]<int r>() R1_INLINE { value[r] = D::load_values(v + r * strip_bytes); });
-    prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-      const auto w = D::weight(weights + q * row_bytes);
-      prefill_unrolled<NR>([&]<int r>() R1_INLINE { sum[q][r] = D::dot(sum[q][r], w, value[r]); });
+void prefill_scores(const PrefillShape& shape, const PrefillQueries& queries, const PrefillKeys& keys,
+                    const std::uint32_t* n_visible, std::uint32_t row, float* scores, float* most) {
+  alignas(64) std::int32_t sums[2][NQ * NR * prefill_lanes];
+  const std::byte* query = queries.codes;
+  for (int part = 0; part < shape.parts(); ++part) {
+    prefill_dots<V, PrefillScores<D>, NQ, NR>(query, queries.row_bytes, queries.start + part, 2,
+                                              keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part],
+                                              keys.block_bytes[part], shape.groups(part), sums[part]);
+    query += std::size_t{shape.groups(part)} * 4;
+  }
+  const bool whole = n_visible[0] >= row + NR * prefill_lanes;
+  const auto scale = shape.parts() == 2 ? whole ? prefill_scale<V, NQ, NR, 2, true> : prefill_scale<V, NQ, NR, 2, false>
+                     : whole ? prefill_scale<V, NQ, NR, 1, true>
+                                        : prefill_scale<V, NQ, NR, 1, false>;
+  scale(sums, queries.scale, keys.scale, n_visible, row, scores + row, most);
+}
+
+// out = out · keep + Σ weight · value · step, for NR registers of elements from `first` on
+template <class V, class D, int NQ, int NR>
+void prefill_values(const PrefillShape& shape, const std::byte* weights, std::uint32_t n_groups,
+                    const std::byte* values, std::uint32_t first, const float* keep, const float* step, float* out,
+                    std::size_t ldo) {
+  constexpr std::int32_t zero = 0;
+  alignas(64) std::int32_t sums[NQ * NR * prefill_lanes];
+  prefill_dots<V, PrefillMeans<D>, NQ, NR>(weights, prefill_page_rows * D::element_bytes, &zero, 0,
+                                           values + first / prefill_lanes * shape.value_strip_bytes(),
+                                           shape.value_strip_bytes(), n_groups, sums);
+  out += first;
+  const std::int32_t* sum = sums;
+  for (int q = 0; q < NQ; ++q, out += ldo, sum += NR * prefill_lanes) {
+    prefill_unrolled<NR>([&]<int r>() R1_INLINE {
+      float* to = out + r * prefill_lanes;
+      const auto y = V::multiply(V::to_floats(V::load_sum(sum + r * prefill_lanes)), V::set(step[q]));
+      const std::uint32_t begin = first + r * prefill_lanes;
+      if (begin + prefill_lanes <= shape.d_v) {
+        V::store(to, V::fma(V::load(to), V::set(keep[q]), y));
+      } else {
+        float tail[prefill_lanes] = {};
+        std::memcpy(tail, to, (shape.d_v - begin) * sizeof(float));
+        V::store(tail, V::fma(V::load(tail), V::set(keep[q]), y));
+        std::memcpy(to, tail, (shape.d_v - begin) * sizeof(float));
+      }
     });
   }
-  prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE {
-    const std::uint32_t begin = first + r * prefill_lanes;
-    float* to = out + q * ldo + begin;
-    const auto y = V::multiply(V::to_floats(sum[q][r]), V::set(step[q]));
-    if (begin + prefill_lanes <= shape.d_v) {
-      V::store(to, V::fma(V::load(to), V::set(keep[q]), y));
-    } else {
-      float tail[prefill_lanes] = {};
-      std::memcpy(tail, to, (shape.d_v - begin) * sizeof(float));
-      V::store(tail, V::fma(V::load(tail), V::set(keep[q]), y));
-      std::memcpy(to, tail, (shape.d_v - begin) * sizeof(float));
-    }
-  });
 }
 
 // How many codes a unit of weight has, and back: 0 where all weights are 0, NaN where one is.
@@ -133,35 +191,28 @@ inline void prefill_steps(float largest, float total, float* per_step, float* st
 // weight sixteen places on, so that many small weights keep their sum. Bytes' steps follow from the values' scales
 // alone; words' need a walk over the weights, which come to lie where the scores were.
 //   n_visible [NQ]; columns: a multiple of 16 that holds them all
+//   scales [columns]: the values' scales; of bytes, if all queries see all columns (Whole), in codes per unit
+//   codes_per_unit, step [NQ]: given for bytes, found for words
 template <class V, class D, int NQ, bool Whole>
-[[gnu::always_inline]] inline void prefill_softmax(float* scores, const std::uint32_t* n_visible, std::uint32_t columns,
-                                                   const PrefillValues& values, std::byte* weights, float* max,
-                                                   float* sum, float* step) {
+[[gnu::noinline]] void prefill_softmax(float* scores, const std::uint32_t* n_visible, std::uint32_t columns,
+                                       const float* scales, const float* max, float* codes_per_unit, float* step,
+                                       float* sum, std::byte* weights) {
   constexpr bool walk_first = D::element_bytes == 2;
   typename V::Floats most[NQ], total[NQ], carry[NQ], per_step[NQ];
   const auto seen = [&]<int q>(typename V::Floats x, std::uint32_t j, float other) R1_INLINE {
     if constexpr (Whole) return x;
     return V::first_lanes(x, static_cast<int>(n_visible[q]) - static_cast<int>(j), other);
   };
-  prefill_unrolled<NQ>([&]<int q>() R1_INLINE { most[q] = V::set(prefill_no_max); });
-  float* at = scores;
-  for (std::uint32_t j = 0; j < columns; j += prefill_lanes, at += prefill_lanes) {
-    prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-      const auto x = V::load(at + q * std::size_t{prefill_page_rows});
-      most[q] = V::maximum(most[q], seen.template operator()<q>(x, j, prefill_no_max));
-    });
-  }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-    max[q] = V::maximum_of(most[q]);
     most[q] = V::set(max[q]);
     total[q] = carry[q] = V::set(0.0f);
   });
+  float* at = scores;
   if constexpr (walk_first) {
     typename V::Floats heaviest[NQ], weight[NQ];
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE { heaviest[q] = weight[q] = V::set(0.0f); });
-    at = scores;
     for (std::uint32_t j = 0; j < columns; j += prefill_lanes, at += prefill_lanes) {
-      const auto value_scale = V::load(values.scale + j);
+      const auto value_scale = V::load(scales + j);
       prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
         float* x = at + q * std::size_t{prefill_page_rows};
         const auto p = seen.template operator()<q>(prefill_exp2<V>(V::subtract(V::load(x), most[q])), j, 0.0f);
@@ -173,33 +224,25 @@ template <class V, class D, int NQ, bool Whole>
       });
     }
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-      float codes_per_unit = 0;
-      prefill_steps<D>(V::maximum_of(heaviest[q]), V::sum_of(weight[q]), &codes_per_unit, step + q);
-      per_step[q] = V::set(codes_per_unit);
+      prefill_steps<D>(V::maximum_of(heaviest[q]), V::sum_of(weight[q]), codes_per_unit + q, step + q);
     });
-  } else {
-    prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-      const float largest = values.scale_max[n_visible[q] - 1];
-      float codes_per_unit = 0;
-      prefill_steps<D>(largest, largest, &codes_per_unit, step + q);
-      per_step[q] = V::set(codes_per_unit);
-    });
+    at = scores;
   }
-  at = scores;
+  prefill_unrolled<NQ>([&]<int q>() R1_INLINE { per_step[q] = V::set(codes_per_unit[q]); });
   for (std::uint32_t j = 0; j < columns; j += prefill_lanes, at += prefill_lanes) {
-    const auto value_scale = V::load(values.scale + j);
+    const auto scale = V::load(scales + j);
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
       auto wanted = V::load(at + q * std::size_t{prefill_page_rows});
       if constexpr (walk_first) {
         wanted = V::fma(wanted, per_step[q], carry[q]);
       } else {
-        const auto p = seen.template operator()<q>(prefill_exp2<V>(V::subtract(wanted, most[q])), j, 0.0f);
-        total[q] = V::add(total[q], p);
-        wanted = V::fma(V::multiply(p, value_scale), per_step[q], carry[q]);
+        const auto p = seen.template operator()<q>(prefill_exp2<V, 3>(V::subtract(wanted, most[q])), j, 0.0f);
+        total[q] = V::plus(total[q], p);
+        wanted = V::fma(p, Whole ? scale : V::multiply(scale, per_step[q]), carry[q]);
         wanted = seen.template operator()<q>(wanted, j, 0.0f);
       }
       const auto rounded = V::to_sum(wanted);
-      carry[q] = V::subtract(wanted, V::to_floats(rounded));
+      carry[q] = V::minus(wanted, V::to_floats(rounded));
       D::store_weights(weights + (q * std::size_t{prefill_page_rows} + j) * D::element_bytes, rounded);
     });
   }
@@ -209,23 +252,46 @@ template <class V, class D, int NQ, bool Whole>
 template <class V, class D, int NQ>
 void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, const std::uint32_t* n_visible,
                      const PrefillKeys& keys, const PrefillValues& values, const PrefillState& state) {
-  alignas(64) float scores[NQ * prefill_page_rows];
+  constexpr bool bytes = D::element_bytes == 1;
+  alignas(64) float scores[NQ * prefill_page_rows], most[NQ * prefill_lanes], codes_per_row[prefill_page_rows];
   alignas(64) std::byte weights[NQ * prefill_page_rows * D::element_bytes];
   alignas(64) float max[prefill_lanes], sum[prefill_lanes], step[prefill_lanes], keep[prefill_lanes];
+  float codes_per_unit[NQ];
   const std::uint32_t columns = (n_visible[NQ - 1] + prefill_lanes - 1) / prefill_lanes * prefill_lanes;
 
+  std::fill_n(most, NQ * prefill_lanes, prefill_no_max);
   constexpr std::uint32_t wide = D::tile_registers * prefill_lanes;
   std::uint32_t row = 0;
   for (; row + wide <= columns; row += wide)
-    prefill_scores_tile<V, D, NQ, D::tile_registers>(shape, queries, keys, row, scores);
-  for (; row < columns; row += prefill_lanes) prefill_scores_tile<V, D, NQ, 1>(shape, queries, keys, row, scores);
+    prefill_scores<V, D, NQ, D::tile_registers>(shape, queries, keys, n_visible, row, scores, most);
+  for (; row < columns; row += prefill_lanes)
+    prefill_scores<V, D, NQ, 1>(shape, queries, keys, n_visible, row, scores, most);
+  for (std::uint32_t q = 0; q < NQ; ++q) max[q] = V::maximum_of(V::load(most + q * prefill_lanes));
 
-  constexpr int at_once = NQ % 4 == 0 ? 4 : 1;
   const bool whole = n_visible[0] == prefill_page_rows;
+  const float* scales = values.scale;
+  if constexpr (bytes) {
+    for (std::uint32_t q = 0; q < NQ; ++q) {
+      const float largest = values.scale_max[n_visible[q] - 1];
+      if (q > 0 && n_visible[q] == n_visible[q - 1]) {
+        codes_per_unit[q] = codes_per_unit[q - 1];
+        step[q] = step[q - 1];
+      } else {
+        prefill_steps<D>(largest, largest, codes_per_unit + q, step + q);
+      }
+    }
+    if (whole) {
+      for (std::uint32_t j = 0; j < columns; j += prefill_lanes)
+        V::store(codes_per_row + j, V::multiply(V::load(values.scale + j), V::set(codes_per_unit[0])));
+      scales = codes_per_row;
+    }
+  }
+  constexpr int at_once = NQ % 4 == 0 ? 4 : 1;
+  const auto softmax = whole ? prefill_softmax<V, D, at_once, true> : prefill_softmax<V, D, at_once, false>;
   for (int q = 0; q < NQ; q += at_once) {
-    const auto softmax = whole ? prefill_softmax<V, D, at_once, true> : prefill_softmax<V, D, at_once, false>;
-    softmax(scores + static_cast<std::size_t>(q) * prefill_page_rows, n_visible + q, columns, values,
-            weights + static_cast<std::size_t>(q) * prefill_page_rows * D::element_bytes, max + q, sum + q, step + q);
+    softmax(scores + static_cast<std::size_t>(q) * prefill_page_rows, n_visible + q, columns, scales, max + q,
+            codes_per_unit + q, step + q, sum + q,
+            weights + static_cast<std::size_t>(q) * prefill_page_rows * D::element_bytes);
   }
 
   // This page's softmax and the one before become one.
@@ -247,11 +313,11 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   const std::uint32_t padded = shape.padded_d_v(), n_groups = columns / (4 / D::element_bytes);
   std::uint32_t first = 0;
   for (; first + wide <= padded; first += wide) {
-    prefill_values_tile<V, D, NQ, D::tile_registers>(shape, weights, n_groups, values.codes, first, keep, step,
-                                                     state.out, state.ldo);
+    prefill_values<V, D, NQ, D::tile_registers>(shape, weights, n_groups, values.codes, first, keep, step, state.out,
+                                                state.ldo);
   }
   for (; first < padded; first += prefill_lanes) {
-    prefill_values_tile<V, D, NQ, 1>(shape, weights, n_groups, values.codes, first, keep, step, state.out, state.ldo);
+    prefill_values<V, D, NQ, 1>(shape, weights, n_groups, values.codes, first, keep, step, state.out, state.ldo);
   }
 }
 
@@ -266,7 +332,7 @@ void prefill_page_of(const PrefillShape& shape, const PrefillQueries& queries, s
       for (std::uint32_t q = 0; q < NQ; ++q)
         n_visible[q] = std::min(prefill_page_rows, first_visible + (at + q) / queries_per_token);
       const PrefillQueries some{queries.codes + at * queries.row_bytes, queries.row_bytes,
-                                queries.scale + 2 * std::size_t{at}, queries.sum + 2 * std::size_t{at}};
+                                queries.scale + 2 * std::size_t{at}, queries.start + 2 * std::size_t{at}};
       const PrefillState part{state.max + at, state.sum + at, state.out + at * state.ldo, state.ldo};
       prefill_queries<V, D, NQ>(shape, some, n_visible, keys, values, part);
     }

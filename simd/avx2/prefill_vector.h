@@ -27,6 +27,8 @@ struct Prefill256 {
   static Floats set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   static Floats subtract(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+  static Floats plus(Floats a, Floats b) { return add(a, b); }
+  static Floats minus(Floats a, Floats b) { return subtract(a, b); }
   static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
   static Floats fma(Floats a, Floats b, Floats c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
@@ -34,6 +36,14 @@ struct Prefill256 {
   static Floats maximum(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
 
   static Sum set_sum(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static Sum load_sum(const std::int32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+  }
+  static void store_sum(std::int32_t* p, Sum x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.high);
+  }
   static Floats to_floats(Sum x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
   static Sum to_sum(Floats x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
 
@@ -80,7 +90,6 @@ struct PrefillStores256 {
 };
 
 struct PrefillBytes256 : PrefillStores256 {
-  static constexpr std::int32_t key_offset = 128;
   static constexpr std::size_t element_bytes = 1;
   // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
   static constexpr float largest_weight = 254;
@@ -92,7 +101,6 @@ struct PrefillBytes256 : PrefillStores256 {
 };
 
 struct PrefillWords256 : PrefillStores256 {
-  static constexpr std::int32_t key_offset = 0;
   static constexpr std::size_t element_bytes = 2;
   static constexpr float largest_weight = 32700;
   static void store_weights(std::byte* p, Prefill256::Sum x) {

@@ -184,9 +184,9 @@ void prefill_scale_max(const float* scale, std::uint32_t n_rows, float* scale_ma
 }
 
 void pack_prefill_query(const PrefillShape& shape, const float* x, float factor, std::byte* codes, float* scale,
-                        std::int32_t* sum) {
+                        std::int32_t* start) {
   scale[1] = 0;
-  sum[0] = sum[1] = 0;
+  start[0] = start[1] = 0;
   for (int part = 0; part < shape.parts(); ++part) {
     const std::uint32_t width = shape.width[part];
     const float step = key_scale(shape.kind, x, width);
@@ -204,7 +204,7 @@ void pack_prefill_query(const PrefillShape& shape, const float* x, float factor,
       alignas(16) std::int8_t bytes[piece];
       _mm_store_si128(reinterpret_cast<__m128i*>(bytes), rounder.bytes(x + k, n));
       std::memcpy(codes + k, bytes, n);
-      for (std::uint32_t i = 0; i < n; ++i) sum[part] += bytes[i];
+      for (std::uint32_t i = 0; i < n; ++i) start[part] -= 128 * bytes[i];
     }
     x += width;
     codes += std::size_t{shape.groups(part)} * 4;
