@@ -17,7 +17,7 @@ template <quant::Format F, class V>
 struct ShuffleUnpack {
   static constexpr TrellisShape shape = trellis_shape(F);
   static constexpr int n_groups = shape.groups(), n_cuts = shape.cuts();
-  static constexpr int superchunk_bytes = shape.superchunk_bytes();
+  static constexpr int superchunk_bytes = shape.superchunk_bytes(), offset = 64;
 
   typename V::Lookup lookup;
   typename V::S4Table s4_table;

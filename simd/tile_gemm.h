@@ -3,8 +3,8 @@
 // trellis_shape.h.
 //
 // `V` is a register width with its dot product; a column is a register's rows. `Unpack` turns codes into tiles:
-//   weights: codebook + 64 as unsigned bytes, 4 k of each row side by side, as a dot product of four bytes wants them:
-//            [block][quad][column][row][4 k]
+//   weights: codebook + `offset` as unsigned bytes, 4 k of each row side by side, as a dot product of four bytes wants
+//            them: [block][quad][column][row][4 k]
 //   scales:  f32 [block][column][row]
 // A sum over K goes on from slab to slab in `totals`, in the order of kernels.h whatever the cut.
 #pragma once
@@ -70,7 +70,7 @@ struct Ahead {
 };
 
 // totals[t] += tile · token t. Per 32 k a column and token take eight dot products, a conversion and an FMA.
-template <class V, int NC, int NT>
+template <class V, int Offset, int NC, int NT>
 [[gnu::noinline]] void multiply_slab(Tile<V, NC>& tile, std::uint32_t n_superchunks, const SlabInputs& in,
                                      float (*totals)[NC][V::rows], Ahead<NC / V::parts>& ahead) {
   using Bytes = typename V::Bytes;
@@ -80,7 +80,7 @@ template <class V, int NC, int NT>
   for (std::size_t t = 0; t < NT; ++t) {
     q[t] = in.q + t * in.k_padded;
     const std::int32_t* sums = in.block_sum + t * (in.k_padded / quant::block_k);
-    for (std::uint32_t b = 0; b < 4 * n_superchunks; ++b) starts[t][b] = -64 * sums[b];
+    for (std::uint32_t b = 0; b < 4 * n_superchunks; ++b) starts[t][b] = -Offset * sums[b];
   }
   for (std::uint32_t s = 0; s < n_superchunks; ++s) {
     Floats acc[NT][NC];
@@ -129,11 +129,11 @@ template <class V, int NC, int NT>
 }
 
 // The same for 1 … V::tile_tokens tokens.
-template <class V, int NC, int NT = V::tile_tokens>
+template <class V, int Offset, int NC, int NT = V::tile_tokens>
 void multiply_tokens(Tile<V, NC>& tile, std::uint32_t n_superchunks, std::uint32_t n_tokens, const SlabInputs& in,
                      float (*totals)[NC][V::rows], Ahead<NC / V::parts>& ahead) {
-  if (n_tokens == NT) return multiply_slab<V, NC, NT>(tile, n_superchunks, in, totals, ahead);
-  if constexpr (NT > 1) multiply_tokens<V, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals, ahead);
+  if (n_tokens == NT) return multiply_slab<V, Offset, NC, NT>(tile, n_superchunks, in, totals, ahead);
+  if constexpr (NT > 1) multiply_tokens<V, Offset, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals, ahead);
 }
 
 // The tile's totals for NP panels → y.
@@ -193,7 +193,7 @@ void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInpu
         const SlabInputs slab{in.q + t * in.k_padded + std::size_t{c} * quant::superchunk_k,
                               in.scale + t * (in.k_padded / quant::superchunk_k) + c,
                               in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded};
-        multiply_tokens<V, n_columns>(tile, n, n_group, slab, tile.totals[i] + t, ahead);
+        multiply_tokens<V, Unpack::offset, n_columns>(tile, n, n_group, slab, tile.totals[i] + t, ahead);
         t += n_group;
       }
     }
@@ -228,7 +228,7 @@ void tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_
   }
 }
 
-// UnpackOf<F> for every trellis format. (w8 has nothing to unpack: a batch walks its GEMV.)
+// UnpackOf<F> for every trellis format.
 template <template <quant::Format> class UnpackOf, class V>
 void use_tile_gemm(GemmFn* table) {
   using quant::Format;

@@ -1,4 +1,4 @@
-// Batches of trellis formats for AVX-512 with VBMI and VNNI.
+// Batches of packed formats for AVX-512 with VBMI and VNNI.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct VnniVector : Vector512 {
 template <Format F>
 struct Unpack : Codes<F> {
   using Codes<F>::shape, Codes<F>::n_groups, Codes<F>::n_cuts, Codes<F>::half_bytes;
-  static constexpr int superchunk_bytes = shape.superchunk_bytes();
+  static constexpr int superchunk_bytes = shape.superchunk_bytes(), offset = 64;
 
   __m512 s4_table;
 
@@ -53,7 +53,29 @@ struct Unpack : Codes<F> {
   }
 };
 
+// w8's bytes lie as a tile's already, but for the panels' columns side by side.
+template <>
+struct Unpack<Format::w8> {
+  static constexpr int superchunk_bytes = w8_superchunk_bytes, offset = 128;
+
+  explicit Unpack(const PackedMatrix&) {}
+
+  template <int NC>
+  void superchunk(const std::uint8_t* p, std::uint8_t (*weights)[64], float (*scales)[16]) const {
+    for (int b = 0; b < 4; ++b) _mm512_store_ps(scales[b * NC], s8_scales_512(p + 16 * b));
+    p += 64;
+#pragma GCC unroll 8
+    for (int quad = 0; quad < 32; ++quad, p += 64) _mm512_store_si512(weights[quad * NC], _mm512_loadu_si512(p));
+  }
+};
+
 }  // namespace
+
+void w8_tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
+                  std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile) {
+  tile_gemm<Format::w8, Unpack<Format::w8>, VnniVector>(w, x, token_begin, n_tokens, panel_begin, panel_end, y, ldy,
+                                                        tile);
+}
 
 void use_avx512_vnni_gemm(GemmFn* table) {
   use_tile_gemm<Unpack, VnniVector>(table);

@@ -209,6 +209,16 @@ void gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin
   });
 }
 
+// Tokens from which a copy of the weights is paid for by loads: a tile's are shared by six tokens and two panels, those
+// of a walk by one panel's eight tokens.
+constexpr std::uint32_t w8_tile_tokens = 32;
+
+void w8_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
+             std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile) {
+  const GemmFn multiply = n_tokens < w8_tile_tokens ? gemm_by_gemv<gemv<Format::w8>> : w8_tile_gemm;
+  multiply(w, x, token_begin, n_tokens, panel_begin, panel_end, y, ldy, tile);
+}
+
 }  // namespace
 
 void use_avx512_vnni_gemv(GemvFn* table) {
@@ -224,7 +234,7 @@ void use_avx512_vnni_gemv(GemvFn* table) {
 }
 
 void use_avx512_vnni_w8_gemm(GemmFn* table) {
-  table[static_cast<int>(Format::w8)] = gemm_by_gemv<gemv<Format::w8>>;
+  table[static_cast<int>(Format::w8)] = w8_gemm;
 }
 
 }  // namespace r1::simd
