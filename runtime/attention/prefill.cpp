@@ -70,9 +70,30 @@ void attend_page(const Pass& pass, PrefillScratch& own, const PrefillShape& shap
   if (skipped >= unit.n_tokens) return;
   const std::size_t at = unit.first_query + std::size_t{skipped} * unit.n_heads;
   pass.kernels.prefill_page(
-      shape, {own.q.at(at * shape.query_bytes()), shape.query_bytes(), own.q_scale.at(2 * at), own.q_sum.at(2 * at)},
+      shape, {own.q.at(at * shape.query_bytes()), shape.query_bytes(), own.q_scale.at(2 * at), own.q_start.at(2 * at)},
       (unit.n_tokens - skipped) * unit.n_heads, unit_row + skipped - first_row + 1, unit.n_heads, keys, values,
       {own.max.at(at), own.sum.at(at), own.out.at(at * shape.d_v), shape.d_v});
+}
+
+// Pages in turn, as the kernels see them.
+struct TurnPages {
+  std::uint32_t first = 0, n = 0;
+  simd::PrefillKeys keys[prefill_turn_pages];
+  simd::PrefillValues values[prefill_turn_pages];
+};
+
+// The unit's queries against all of them.
+void attend_pages(const Pass& pass, PrefillScratch& own, const PrefillShape& shape, const Unit& unit,
+                  const TurnPages& pages) {
+  const std::uint32_t tokens = std::max(1u, prefill_turn_queries / unit.n_heads);
+  for (std::uint32_t begin = 0; begin < unit.n_tokens; begin += tokens) {
+    Unit some = unit;
+    some.first_token += begin;
+    some.n_tokens = std::min(tokens, unit.n_tokens - begin);
+    some.first_query += std::size_t{begin} * unit.n_heads;
+    for (std::uint32_t i = 0; i < pages.n; ++i)
+      attend_page(pass, own, shape, some, pages.first + i, pages.keys[i], pages.values[i]);
+  }
 }
 
 // Queries packed, nothing attended to yet. fill(token, head, x) writes x [d_qk].
@@ -84,7 +105,7 @@ void start(const Pass& pass, PrefillScratch& own, const PrefillShape& shape, con
     for (std::uint32_t head = unit.first_head; head < unit.first_head + unit.n_heads; ++head, ++at) {
       fill(token, head, own.q_row.data());
       simd::pack_prefill_query(shape, own.q_row.data(), factor, own.q.at(at * shape.query_bytes()),
-                               own.q_scale.at(2 * at), own.q_sum.at(2 * at));
+                               own.q_scale.at(2 * at), own.q_start.at(2 * at));
     }
   }
   const std::size_t n = unit.n_queries();
@@ -112,13 +133,14 @@ bool uses_q8_codes(const Matrix& w) {
          quant::info(w.format).is_packed();
 }
 
-// Codes of a q8 page → rows, under the row's one scale.
-void latents_of_q8(const simd::Q8KeyShape& keys, const std::byte* page, std::uint32_t n_rows, bool wants_floats,
-                   const simd::Activations& out) {
+// Codes of a q8 page → rows first_row …, under the row's one scale.
+void latents_of_q8(const simd::Q8KeyShape& keys, const std::byte* page, std::uint32_t first_row, std::uint32_t n_rows,
+                   bool wants_floats, const simd::Activations& out) {
   const std::uint32_t n_quads = keys.quads(0), n_blocks = out.k_padded / quant::block_k;
   const auto* scales = reinterpret_cast<const float*>(page + keys.code_bytes());
   for (std::uint32_t row = 0; row < n_rows; ++row) {
-    auto* q = const_cast<std::int8_t*>(out.q) + std::size_t{row} * out.k_padded;
+    const std::size_t at = std::size_t{first_row} + row;
+    auto* q = const_cast<std::int8_t*>(out.q) + at * out.k_padded;
     const std::byte* in =
         page + row / simd::q8_block_rows * keys.block_bytes() + std::size_t{row % simd::q8_block_rows} * 4;
     for (std::uint32_t quad = 0; quad < n_quads; ++quad) {
@@ -128,21 +150,21 @@ void latents_of_q8(const simd::Q8KeyShape& keys, const std::byte* page, std::uin
       std::memcpy(q + std::size_t{quad} * 4, &four, 4);
     }
     std::memset(q + out.k, 0, out.k_padded - out.k);
-    auto* sums = const_cast<std::int32_t*>(out.block_sum) + std::size_t{row} * n_blocks;
+    auto* sums = const_cast<std::int32_t*>(out.block_sum) + at * n_blocks;
     for (std::uint32_t block = 0; block < n_blocks; ++block) {
       std::int32_t sum = 0;
       for (std::uint32_t i = 0; i < quant::block_k; ++i) sum += q[block * quant::block_k + i];
       sums[block] = sum;
     }
-    std::fill_n(const_cast<float*>(out.scale) + std::size_t{row} * (out.k_padded / quant::superchunk_k),
+    std::fill_n(const_cast<float*>(out.scale) + at * (out.k_padded / quant::superchunk_k),
                 out.k_padded / quant::superchunk_k, scales[row]);
     if (!wants_floats) continue;
-    float* x = simd::ActivationBuffer::x_row(out, row);
+    float* x = simd::ActivationBuffer::x_row(out, first_row + row);
     for (std::uint32_t i = 0; i < out.k_padded; ++i) x[i] = static_cast<float>(q[i]) * scales[row];
   }
 }
 
-// c^KV of a page, ready for matrices, and what becomes of it: keys and values of one head after the other.
+// c^KV of some pages, ready for matrices, and what becomes of it: keys and values of one head after the other.
 class LatentPages {
  public:
   LatentPages(Pass& pass, PrefillScratch& own, std::uint32_t layer, std::uint32_t kv_layer, const Mla& w,
@@ -151,68 +173,79 @@ class LatentPages {
     by_codes_ = uses_q8_codes(w.v_b[0]);  // k_b is w8 or f32 by now, and packed where v_b is
   }
 
-  void load(std::uint32_t page, std::uint32_t n_rows) {
+  void load(std::uint32_t first_page, std::uint32_t n_rows) {
+    n_rows_ = n_rows;
+    latents_ = own_.latents.view(n_rows, pass_.config.kv_lora_rank);
+    turn_.first = first_page;
+    turn_.n = (n_rows + page_rows - 1) / page_rows;
+    for (std::uint32_t i = 0; i < turn_.n; ++i) load_page(i);
+  }
+
+  // k^C = W^UK c^KV and v = W^UV c^KV of a head.
+  void decompress(const Matrix& up_k, const Matrix& up_v, std::byte* tile) {
+    for (std::uint32_t i = 0; i < turn_.n; ++i) {
+      PrefillPage& page = own_.pages[i];
+      multiply(up_k, i, tile);
+      simd::pack_prefill_keys(shape_, 0, own_.rows.data(), up_k.rows(), 0, rows_of(i), page.keys.data(),
+                              shape_.key_block_bytes(0), page.key_scale[0].data());
+      multiply(up_v, i, tile);
+      simd::pack_prefill_values(shape_, own_.rows.data(), up_v.rows(), rows_of(i), page.values.data(),
+                                page.value_scale.data());
+      simd::prefill_scale_max(page.value_scale.data(), rows_of(i), page.value_scale_max.data());
+    }
+  }
+
+  [[nodiscard]] const TurnPages& turn() const { return turn_; }
+
+ private:
+  [[nodiscard]] std::uint32_t rows_of(std::uint32_t i) const { return std::min(page_rows, n_rows_ - i * page_rows); }
+
+  void load_page(std::uint32_t i) {
     const ModelConfig& c = pass_.config;
-    latents_ = own_.latents.view(n_rows, c.kv_lora_rank);
-    const std::byte* rows = kv_.k_page(page, kv_layer_, 0);
-    const bool q8 = kv_.shape().type == simd::KvType::q8;
-    const std::uint32_t rope = c.qk_rope_head_dim;
-    std::byte* rope_codes = own_.keys.at(shape_.key_bytes(0));
-    keys_.codes[0] = own_.keys.data();
-    keys_.block_bytes[0] = shape_.key_block_bytes(0);
-    keys_.scale[0] = own_.key_scale[0].data();
-    if (q8) {
-      const simd::Q8KeyShape keys = kv_.shape().q8_keys();
+    const std::uint32_t first_row = i * page_rows, n_rows = rows_of(i), rope = c.qk_rope_head_dim;
+    const std::byte* rows = kv_.k_page(turn_.first + i, kv_layer_, 0);
+    PrefillPage& page = own_.pages[i];
+    simd::PrefillKeys& keys = turn_.keys[i];
+    turn_.values[i] = {page.values.data(), page.value_scale.data(), page.value_scale_max.data()};
+    std::byte* rope_codes = page.keys.at(shape_.key_bytes(0));
+    keys.codes[0] = page.keys.data();
+    keys.block_bytes[0] = shape_.key_block_bytes(0);
+    keys.scale[0] = page.key_scale[0].data();
+    if (kv_.shape().type == simd::KvType::q8) {
+      const simd::Q8KeyShape cached = kv_.shape().q8_keys();
       const bool reads_bf16 = pass_.kernels.reads_bf16();
-      latents_of_q8(keys, rows, n_rows, !by_codes_ || reads_bf16, latents_);
-      if (!by_codes_) quantize(n_rows);
-      for (std::uint32_t row = 0; by_codes_ && reads_bf16 && row < n_rows; ++row) pass_.kernels.bf16_row(latents_, row);
-      keys_.codes[1] = rows + std::size_t{keys.quads(0)} * 4 * simd::q8_block_rows;
-      keys_.block_bytes[1] = keys.block_bytes();
-      keys_.scale[1] = reinterpret_cast<const float*>(rows + keys.code_bytes()) + page_rows;
+      latents_of_q8(cached, rows, first_row, n_rows, !by_codes_ || reads_bf16, latents_);
+      if (!by_codes_) quantize(first_row, n_rows);
+      for (std::uint32_t row = 0; by_codes_ && reads_bf16 && row < n_rows; ++row)
+        pass_.kernels.bf16_row(latents_, first_row + row);
+      keys.codes[1] = rows + std::size_t{cached.quads(0)} * 4 * simd::q8_block_rows;
+      keys.block_bytes[1] = cached.block_bytes();
+      keys.scale[1] = reinterpret_cast<const float*>(rows + cached.code_bytes()) + page_rows;
       return;
     }
     const simd::KvType type = kv_.shape().type;
     const std::size_t row_bytes = kv_.shape().k_row_bytes(), element = simd::kv_element_bytes(type);
     for (std::uint32_t row = 0; row < n_rows; ++row) {
-      simd::load_kv(type, rows + row * row_bytes, c.kv_lora_rank, simd::ActivationBuffer::x_row(latents_, row));
+      simd::load_kv(type, rows + row * row_bytes, c.kv_lora_rank,
+                    simd::ActivationBuffer::x_row(latents_, first_row + row));
       simd::load_kv(type, rows + row * row_bytes + c.kv_lora_rank * element, rope,
                     own_.rope_rows.at(std::size_t{row} * rope));
     }
-    quantize(n_rows);
-    keys_.codes[1] = rope_codes;
-    keys_.block_bytes[1] = shape_.key_block_bytes(1);
-    keys_.scale[1] = own_.key_scale[1].data();
-    simd::pack_prefill_keys(shape_, 1, own_.rope_rows.data(), rope, 0, n_rows, rope_codes, keys_.block_bytes[1],
-                            own_.key_scale[1].data());
+    quantize(first_row, n_rows);
+    keys.codes[1] = rope_codes;
+    keys.block_bytes[1] = shape_.key_block_bytes(1);
+    keys.scale[1] = page.key_scale[1].data();
+    simd::pack_prefill_keys(shape_, 1, own_.rope_rows.data(), rope, 0, n_rows, rope_codes, keys.block_bytes[1],
+                            page.key_scale[1].data());
   }
-
-  // k^C = W^UK c^KV and v = W^UV c^KV of a head.
-  void decompress(const Matrix& up_k, const Matrix& up_v, std::byte* tile) {
-    const std::uint32_t n_rows = latents_.n_tokens;
-    multiply(up_k, tile);
-    simd::pack_prefill_keys(shape_, 0, own_.rows.data(), up_k.rows(), 0, n_rows, own_.keys.data(), keys_.block_bytes[0],
-                            own_.key_scale[0].data());
-    multiply(up_v, tile);
-    simd::pack_prefill_values(shape_, own_.rows.data(), up_v.rows(), n_rows, own_.values.data(),
-                              own_.value_scale.data());
-    simd::prefill_scale_max(own_.value_scale.data(), n_rows, own_.value_scale_max.data());
-  }
-
-  [[nodiscard]] const simd::PrefillKeys& keys() const { return keys_; }
-  [[nodiscard]] simd::PrefillValues values() const {
-    return {own_.values.data(), own_.value_scale.data(), own_.value_scale_max.data()};
-  }
-
- private:
-  void quantize(std::uint32_t n_rows) {
-    for (std::uint32_t row = 0; row < n_rows; ++row) {
+  void quantize(std::uint32_t first_row, std::uint32_t n_rows) {
+    for (std::uint32_t row = first_row; row < first_row + n_rows; ++row) {
       if (!pass_.kernels.quantize_row(latents_, row)) pass_.report_not_finite(layer_);
     }
   }
-  void multiply(const Matrix& w, std::byte* tile) {
-    pass_.kernels.gemm_for(w.format, latents_.n_tokens)(w, latents_, 0, latents_.n_tokens, 0, w.layout.n_panels,
-                                                        own_.rows.data(), w.rows(), tile);
+  void multiply(const Matrix& w, std::uint32_t i, std::byte* tile) {
+    pass_.kernels.gemm_for(w.format, rows_of(i))(w, latents_, i * page_rows, rows_of(i), 0, w.layout.n_panels,
+                                                 own_.rows.data(), w.rows(), tile);
   }
 
   Pass& pass_;
@@ -221,8 +254,9 @@ class LatentPages {
   const PrefillShape& shape_;
   const KvCache& kv_;
   bool by_codes_ = false;
+  std::uint32_t n_rows_ = 0;
   simd::Activations latents_;
-  simd::PrefillKeys keys_;
+  TurnPages turn_;
 };
 
 std::uint32_t rows_seen(const Pass& pass) {
@@ -239,19 +273,21 @@ PrefillScratch::PrefillScratch(const ModelConfig& c, std::uint32_t max_tokens) {
   const std::size_t n = heads * max_tokens;
   q = Buffer<std::byte>(n * shape.query_bytes());
   q_scale = Buffer<float>(2 * n);
-  q_sum = Buffer<std::int32_t>(2 * n);
+  q_start = Buffer<std::int32_t>(2 * n);
   max = Buffer<float>(n);
   sum = Buffer<float>(n);
   out = Buffer<float>(n * shape.d_v);
   q_row = Buffer<float>(std::size_t{shape.width[0]} + shape.width[1]);
-  keys = Buffer<std::byte>(shape.key_bytes(0) + shape.key_bytes(1));
-  values = Buffer<std::byte>(shape.value_bytes());
-  for (auto& scale : key_scale) scale = Buffer<float>(page_rows);
-  value_scale = Buffer<float>(page_rows);
-  value_scale_max = Buffer<float>(page_rows);
+  for (PrefillPage& page : pages) {
+    page.keys = Buffer<std::byte>(shape.key_bytes(0) + shape.key_bytes(1));
+    page.values = Buffer<std::byte>(shape.value_bytes());
+    for (auto& scale : page.key_scale) scale = Buffer<float>(page_rows);
+    page.value_scale = Buffer<float>(page_rows);
+    page.value_scale_max = Buffer<float>(page_rows);
+  }
   rows = Buffer<float>(std::size_t{page_rows} * std::max(shape.width[0], shape.d_v));
   if (!c.is_mla()) return;
-  latents = simd::ActivationBuffer(page_rows, c.kv_lora_rank);
+  latents = simd::ActivationBuffer(prefill_turn_pages * page_rows, c.kv_lora_rank);
   rope_rows = Buffer<float>(std::size_t{page_rows} * c.qk_rope_head_dim);
   up_k_bytes = transposed_bytes(c.kv_lora_rank, c.qk_nope_head_dim);
   up_k = Buffer<std::byte>(prefill_group_heads * up_k_bytes);
@@ -298,12 +334,12 @@ void prefill_mla(const numa::Member& member, Pass& pass, const Mla& w, std::uint
                                       s.sin.at(std::size_t{token} * (rope / 2)), rope);
       });
     }
-    for (std::uint32_t page = 0; page * page_rows < seen; ++page) {
-      pages.load(page, std::min(page_rows, seen - page * page_rows));
+    for (std::uint32_t row = 0; row < seen; row += prefill_turn_pages * page_rows) {
+      pages.load(row / page_rows, std::min(prefill_turn_pages * page_rows, seen - row));
       for (std::uint32_t i = 0; i < n_units; ++i) {
         if (i == 0 || units[i].first_head != units[i - 1].first_head)
           pages.decompress(up_k[i], w.v_b[units[i].first_head], tile);
-        attend_page(pass, own, shape, units[i], page, pages.keys(), pages.values());
+        attend_pages(pass, own, shape, units[i], pages.turn());
       }
     }
     for (std::uint32_t i = 0; i < n_units; ++i) finish(pass, own, shape, units[i]);
@@ -334,33 +370,39 @@ void prefill_gqa(const numa::Member& member, Pass& pass, std::uint32_t kv_layer)
       std::memcpy(q, s.q.at(token * ld_q + std::size_t{head} * d), d * sizeof(float));
     });
     const std::uint32_t unit_seen = pass.slots[unit.first_token + unit.n_tokens - 1].row + 1;
-    for (std::uint32_t page = 0; page * page_rows < unit_seen; ++page) {
-      const std::uint32_t n_rows = std::min(page_rows, seen - page * page_rows);
-      const std::byte *k_page = kv.k_page(page, kv_layer, kv_head), *v_page = kv.v_page(page, kv_layer, kv_head);
-      simd::PrefillKeys keys;
-      simd::PrefillValues values;
-      if (shape.kind == PrefillKind::i8) {
-        const simd::Q8KeyShape key_shape = kv.shape().q8_keys();
-        keys.codes[0] = k_page;
-        keys.block_bytes[0] = key_shape.block_bytes();
-        keys.scale[0] = reinterpret_cast<const float*>(k_page + key_shape.code_bytes());
-        values.codes = v_page;
-        values.scale = reinterpret_cast<const float*>(v_page + kv.shape().q8_values().code_bytes());
-      } else {
-        keys.codes[0] = own.keys.data();
-        keys.block_bytes[0] = shape.key_block_bytes(0);
-        keys.scale[0] = own.key_scale[0].data();
-        values.codes = own.values.data();
-        values.scale = own.value_scale.data();
-        simd::load_kv(kv.shape().type, k_page, std::size_t{n_rows} * d, own.rows.data());
-        simd::pack_prefill_keys(shape, 0, own.rows.data(), d, 0, n_rows, own.keys.data(), keys.block_bytes[0],
-                                own.key_scale[0].data());
-        simd::load_kv(kv.shape().type, v_page, std::size_t{n_rows} * d, own.rows.data());
-        simd::pack_prefill_values(shape, own.rows.data(), d, n_rows, own.values.data(), own.value_scale.data());
+    const std::uint32_t n_pages = (unit_seen + page_rows - 1) / page_rows;
+    TurnPages turn;
+    for (; turn.first < n_pages; turn.first += prefill_turn_pages) {
+      turn.n = std::min(prefill_turn_pages, n_pages - turn.first);
+      for (std::uint32_t p = 0; p < turn.n; ++p) {
+        const std::uint32_t page = turn.first + p, n_rows = std::min(page_rows, seen - page * page_rows);
+        const std::byte *k_page = kv.k_page(page, kv_layer, kv_head), *v_page = kv.v_page(page, kv_layer, kv_head);
+        PrefillPage& packed = own.pages[p];
+        simd::PrefillKeys& keys = turn.keys[p];
+        simd::PrefillValues& values = turn.values[p];
+        if (shape.kind == PrefillKind::i8) {
+          const simd::Q8KeyShape key_shape = kv.shape().q8_keys();
+          keys.codes[0] = k_page;
+          keys.block_bytes[0] = key_shape.block_bytes();
+          keys.scale[0] = reinterpret_cast<const float*>(k_page + key_shape.code_bytes());
+          values.codes = v_page;
+          values.scale = reinterpret_cast<const float*>(v_page + kv.shape().q8_values().code_bytes());
+        } else {
+          keys.codes[0] = packed.keys.data();
+          keys.block_bytes[0] = shape.key_block_bytes(0);
+          keys.scale[0] = packed.key_scale[0].data();
+          values.codes = packed.values.data();
+          values.scale = packed.value_scale.data();
+          simd::load_kv(kv.shape().type, k_page, std::size_t{n_rows} * d, own.rows.data());
+          simd::pack_prefill_keys(shape, 0, own.rows.data(), d, 0, n_rows, packed.keys.data(), keys.block_bytes[0],
+                                  packed.key_scale[0].data());
+          simd::load_kv(kv.shape().type, v_page, std::size_t{n_rows} * d, own.rows.data());
+          simd::pack_prefill_values(shape, own.rows.data(), d, n_rows, packed.values.data(), packed.value_scale.data());
+        }
+        simd::prefill_scale_max(values.scale, n_rows, packed.value_scale_max.data());
+        values.scale_max = packed.value_scale_max.data();
       }
-      simd::prefill_scale_max(values.scale, n_rows, own.value_scale_max.data());
-      values.scale_max = own.value_scale_max.data();
-      attend_page(pass, own, shape, unit, page, keys, values);
+      attend_pages(pass, own, shape, unit, turn);
     }
     finish(pass, own, shape, unit);
   }

@@ -26,26 +26,35 @@ inline constexpr std::uint32_t prefill_min_tokens = 32;
 // Heads that share a page's latents. More would drive the running results out of the caches.
 inline constexpr std::uint32_t prefill_group_heads = 4;
 
+// Pages that some queries meet in turn, before the next queries do: running results then come from the second-level
+// cache, once for all of these pages.
+inline constexpr std::uint32_t prefill_turn_pages = 4;
+inline constexpr std::uint32_t prefill_turn_queries = 192;
+
+// Keys and values of one head and page, and their scales [page rows].
+struct PrefillPage {
+  Buffer<std::byte> keys, values;
+  Buffer<float> key_scale[2], value_scale, value_scale_max;
+};
+
 // What one member needs for it.
 struct PrefillScratch {
   PrefillScratch() = default;
   PrefillScratch(const ModelConfig& config, std::uint32_t max_tokens);
 
   // Of the queries at hand: [heads of a group, tokens]
-  Buffer<std::byte> q;         // codes
-  Buffer<float> q_scale;       // [2]
-  Buffer<std::int32_t> q_sum;  // [2]
+  Buffer<std::byte> q;           // codes
+  Buffer<float> q_scale;         // [2]
+  Buffer<std::int32_t> q_start;  // [2]
   Buffer<float> max, sum;
   Buffer<float> out;    // [d_v]
   Buffer<float> q_row;  // [d_qk]
 
-  // A page
-  Buffer<std::byte> keys, values;
-  Buffer<float> key_scale[2], value_scale, value_scale_max;  // [page rows]
-  Buffer<float> rows;                                        // [page rows, widest]: f32 on the way to codes
+  PrefillPage pages[prefill_turn_pages];
+  Buffer<float> rows;  // [page rows, widest]: f32 on the way to codes
 
   // MLA
-  simd::ActivationBuffer latents;  // [page rows, kv_lora_rank]
+  simd::ActivationBuffer latents;  // [pages, page rows, kv_lora_rank]
   Buffer<float> rope_rows;         // [page rows, qk_rope_head_dim]
   std::size_t up_k_bytes = 0;      // of one head
   Buffer<std::byte> up_k;          // [heads of a group] W^UK as [qk_nope_head_dim, kv_lora_rank] matrices
