@@ -121,7 +121,7 @@ void SessionFlags::add_to(CLI::App& app) {
       ->group("Machine");
   add_threads_option(app, n_threads);
   app.add_option("--batch", batch_tokens,
-                 "Tokens of a prompt that are computed together [2048, or what the memory allows]")
+                 "Tokens of a prompt that are computed together [4096, or what the memory allows]")
       ->type_name("N")
       ->check(CLI::Range(1u, 4096u).description(""))
       ->group("Machine");

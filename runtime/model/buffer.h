@@ -28,21 +28,31 @@ class Buffer {
     data_ = static_cast<T*>(::operator new(n * sizeof(T), alignment));
     std::memset(static_cast<void*>(data_), 0, n * sizeof(T));
   }
+  // n elements of another buffer, which must outlive this one.
+  static Buffer part_of(Buffer& lender, std::size_t first, std::size_t n) {
+    Buffer part;
+    part.data_ = lender.at(first);
+    part.size_ = n;
+    part.owns_ = false;
+    return part;
+  }
   ~Buffer() {
     if (lazy_ != nullptr) {
       std::free(lazy_);
-    } else {
+    } else if (owns_) {
       ::operator delete(data_, alignment);
     }
   }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),
         lazy_(std::exchange(other.lazy_, nullptr)),
-        size_(std::exchange(other.size_, 0)) {}
+        size_(std::exchange(other.size_, 0)),
+        owns_(std::exchange(other.owns_, true)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(lazy_, other.lazy_);
     std::swap(size_, other.size_);
+    std::swap(owns_, other.owns_);
     return *this;
   }
 
@@ -63,6 +73,7 @@ class Buffer {
   T* data_ = nullptr;
   void* lazy_ = nullptr;  // what calloc gave
   std::size_t size_ = 0;
+  bool owns_ = true;
 };
 
 }  // namespace r1::rt

@@ -41,7 +41,7 @@ void project_heads(const numa::Member& member, Pass& pass, const Layer& layer, c
   const std::uint32_t n_tokens = pass.n_tokens(), hidden = pass.config.hidden_size, width = o_proj.k();
   bool finite = true;
   const simd::Activations heads =
-      s.heads_input.prepare(member, pass.kernels, n_tokens, width, &finite, [&](std::uint32_t token, float* out) {
+      s.wide_input.prepare(member, pass.kernels, n_tokens, width, &finite, [&](std::uint32_t token, float* out) {
         std::memcpy(out, s.heads.at(std::size_t{token} * width), width * sizeof(float));
       });
   if (!finite) pass.report_not_finite(layer.index);

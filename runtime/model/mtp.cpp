@@ -14,7 +14,7 @@ Result<void> run_mtp(numa::ThreadTeam& team, Pass& pass, const MtpLayer& mtp, co
     embed(member, pass, s.projected.data());
     bool finite = true;
     const simd::Activations joined =
-        s.eh_input.prepare(member, pass.kernels, n_tokens, 2 * hidden, &finite, [&](std::uint32_t token, float* out) {
+        s.wide_input.prepare(member, pass.kernels, n_tokens, 2 * hidden, &finite, [&](std::uint32_t token, float* out) {
           const std::size_t row = std::size_t{token} * hidden;
           pass.kernels.rms_norm(s.projected.at(row), mtp.enorm, hidden, pass.config.rms_norm_eps, out);
           pass.kernels.rms_norm(states + row, mtp.hnorm, hidden, pass.config.rms_norm_eps, out + hidden);

@@ -17,6 +17,11 @@ std::uint32_t expert_rows(const ModelConfig& c, std::uint32_t max_tokens) {
                   std::min(max_tokens * c.num_experts_per_tok, std::max(max_tokens, usual_rows)));
 }
 
+// Of what eh_proj reads.
+std::uint64_t mtp_width(const ModelConfig& c) {
+  return c.num_nextn_predict_layers > 0 ? 2 * std::uint64_t{c.hidden_size} : 0;
+}
+
 }  // namespace
 
 std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_threads, bool reads_bf16) {
@@ -27,15 +32,14 @@ std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_
   const std::uint64_t d_q = c.is_mla() ? c.qk_head_dim() : c.head_dim, d_v = c.is_mla() ? c.v_head_dim : c.head_dim;
   const std::uint64_t width = std::max(c.intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
   constexpr std::uint64_t f32 = sizeof(float);
-  std::uint64_t token = 2 * hidden * f32 + input(hidden);       // residual, projected, hidden_input
-  token += (d_q + d_v) * n_heads * f32 + input(n_heads * d_v);  // q, heads, heads_input
-  token += 2 * width * f32 + input(width);                      // dense
+  std::uint64_t token = 2 * hidden * f32 + input(hidden);          // residual, projected, hidden_input
+  token += std::max((d_q + d_v) * n_heads, 2 * width) * f32;       // q and heads, or gate and up
+  token += input(std::max({n_heads * d_v, width, mtp_width(c)}));  // wide_input
   if (c.is_mla()) {
     token += (c.q_lora_rank + c.kv_lora_rank + c.qk_rope_head_dim) * f32 + input(c.q_lora_rank);
   } else {
     token += std::uint64_t{2} * c.num_key_value_heads * c.head_dim * f32;
   }
-  if (c.num_nextn_predict_layers > 0) token += input(2 * hidden);
   std::uint64_t bytes = token * max_tokens;
   if (c.is_moe()) {
     bytes += std::uint64_t{max_tokens} * (c.n_routed_experts + 2 * c.num_experts_per_tok) * f32;
@@ -51,14 +55,18 @@ std::uint64_t batch_bytes(const ModelConfig& c, std::uint32_t max_tokens, int n_
 Result<std::uint32_t> plan_batch(const ModelConfig& config, std::optional<std::uint32_t> wanted,
                                  std::uint32_t max_context, int n_threads, bool reads_bf16,
                                  std::uint64_t memory_bytes) {
-  constexpr std::uint32_t usual_tokens = 2048, least_tokens = 64;  // sessions may share a batch, however short they are
+  // The more tokens a batch has, the fewer times a long prompt's cache is decompressed. Sessions may share a batch,
+  // however short they are.
+  constexpr std::uint32_t usual_tokens = 4096, least_tokens = 64;
+  constexpr std::uint64_t usual_bytes = std::uint64_t{2} << 30;
   const auto fits = [&](std::uint32_t tokens, std::uint64_t bytes) {
     return batch_bytes(config, tokens, n_threads, reads_bf16) <= bytes;
   };
   if (wanted && fits(*wanted, memory_bytes)) return *wanted;
-  // Unasked, the buffers of prompts take a quarter of the memory at most.
+  // Unasked, the buffers of prompts take 2 GiB or a quarter of the memory at most.
   std::uint32_t tokens = wanted ? *wanted : std::max(least_tokens, std::min(usual_tokens, max_context));
-  while (tokens > 1 && !fits(tokens, wanted ? memory_bytes : memory_bytes / 4)) tokens /= 2;
+  const std::uint64_t limit_bytes = wanted ? memory_bytes : std::min(usual_bytes, memory_bytes / 4);
+  while (tokens > 1 && !fits(tokens, limit_bytes)) tokens /= 2;
   if (!wanted && fits(tokens, memory_bytes)) return tokens;
   const auto gib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); };
   return Error{
@@ -95,29 +103,31 @@ Scratch::Scratch(const ModelConfig& c, std::uint32_t max_tokens_wanted, std::uin
     k = Buffer<float>(b * c.num_key_value_heads * c.head_dim);
     v = Buffer<float>(b * c.num_key_value_heads * c.head_dim);
   }
-  q = Buffer<float>(b * n_heads * q_dim);
-  heads = Buffer<float>(b * n_heads * head_out);
-  heads_input = SharedInput(n_threads, max_tokens, 1, c.num_attention_heads * head_out);
+  const std::uint32_t shared_width = c.n_shared_experts * c.moe_intermediate_size;
+  const std::uint32_t dense_width = std::max(c.intermediate_size, shared_width);
+  shared_floats = Buffer<float>(b * std::max(n_heads * (q_dim + head_out), std::size_t{2} * dense_width));
+  q = Buffer<float>::part_of(shared_floats, 0, b * n_heads * q_dim);
+  heads = Buffer<float>::part_of(shared_floats, q.size(), b * n_heads * head_out);
+  wide_input =
+      SharedInput(n_threads, max_tokens, 1,
+                  std::max({c.num_attention_heads * head_out, dense_width, static_cast<std::uint32_t>(mtp_width(c))}));
   queries = QueryBuffer(attention_tile_tokens * n_heads, d_qk);
   run_part_floats_ = n_heads * (d_v + 2);
   run_parts.reserve(n_runs(max_context));
 
-  const std::uint32_t shared_width = c.n_shared_experts * c.moe_intermediate_size;
-  const auto intermediate = [&](std::uint32_t rows, std::uint32_t own_rows, std::uint32_t width) {
-    return Intermediate{width, Buffer<float>(std::size_t{rows} * width), Buffer<float>(std::size_t{rows} * width),
-                        SharedInput(n_threads, rows, own_rows, width)};
-  };
-  dense = intermediate(max_tokens, 1, std::max(c.intermediate_size, shared_width));
+  dense = {dense_width, Buffer<float>::part_of(shared_floats, 0, b * dense_width),
+           Buffer<float>::part_of(shared_floats, b * dense_width, b * dense_width), &wide_input};
   if (c.is_moe()) {
     const std::uint32_t top_k = c.num_experts_per_tok;
     router_logits = Buffer<float>(b * c.n_routed_experts);
     routing = {Buffer<std::uint32_t>(b * top_k), Buffer<float>(b * top_k)};
     max_expert_rows = expert_rows(c, max_tokens);
     expert_input = simd::ActivationBuffer(max_expert_rows, c.hidden_size);
-    routed = intermediate(max_expert_rows, top_k, c.moe_intermediate_size);
+    const std::size_t routed_floats = std::size_t{max_expert_rows} * c.moe_intermediate_size;
+    routed_input = SharedInput(n_threads, max_expert_rows, top_k, c.moe_intermediate_size);
+    routed = {c.moe_intermediate_size, Buffer<float>(routed_floats), Buffer<float>(routed_floats), &routed_input};
   }
 
-  if (c.num_nextn_predict_layers > 0) eh_input = SharedInput(n_threads, max_tokens, 1, 2 * c.hidden_size);
   logits = Buffer<float>(std::size_t{max_logit_tokens} * c.vocab_size);
 
   const std::size_t tile = attention_tile_tokens, group = attention_group_heads;

@@ -24,8 +24,8 @@ inline constexpr std::uint32_t attention_group_heads = 16;
 // The hidden layer of MLPs: rows of gate and up, and silu(gate) · up quantized for down_proj.
 struct Intermediate {
   std::uint32_t width = 0;
-  Buffer<float> gate, up;  // [max_rows, width]
-  SharedInput input;
+  Buffer<float> gate, up;        // [max_rows, width]
+  SharedInput* input = nullptr;  // k = width
 };
 
 // One MLP and the rows it works on.
@@ -85,6 +85,8 @@ struct MemberScratch {
 struct Scratch {
   Scratch(const ModelConfig& config, std::uint32_t max_tokens, std::uint32_t max_logit_tokens,
           std::uint32_t max_context, int n_threads);
+  Scratch(const Scratch&) = delete;  // parts point to others
+  Scratch& operator=(const Scratch&) = delete;
 
   std::uint32_t max_tokens = 0, max_logit_tokens = 0;
 
@@ -102,8 +104,13 @@ struct Scratch {
   // Both
   Buffer<float> q;      // [max_tokens, n_heads · d], d = qk_head_dim or head_dim
   Buffer<float> heads;  // [max_tokens, n_heads · d_v]
-  SharedInput heads_input;
   QueryBuffer queries;  // [tile, n_heads] rows
+
+  // What a layer needs at one time lies where it needs something else at another, with barriers between: q and heads
+  // where gate and up of dense MLPs do, and what o_proj, their down_proj and eh_proj read in one input. At R1's shapes
+  // this is what lets a batch of 4,096 tokens stay below 2 GiB.
+  Buffer<float> shared_floats;
+  SharedInput wide_input;
 
   // MLPs
   Buffer<float> router_logits;  // [max_tokens, n_routed_experts]
@@ -111,9 +118,7 @@ struct Scratch {
   std::uint32_t max_expert_rows = 0;
   simd::ActivationBuffer expert_input;  // [max_expert_rows] rows of hidden, sorted by expert
   Intermediate dense, routed;
-
-  // MTP
-  SharedInput eh_input;  // k = 2 · hidden
+  SharedInput routed_input;
 
   Buffer<float> logits;  // [max_logit_tokens, vocab]
 

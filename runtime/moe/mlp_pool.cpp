@@ -47,7 +47,7 @@ simd::Activations quantized(const numa::Member& member, Pass& pass, std::uint32_
   if (n_rows == 0) return {};
   bool finite = true;
   const simd::Activations result =
-      mid.input.prepare(member, pass.kernels, n_rows, width, &finite, [&](std::uint32_t row, float* out) {
+      mid.input->prepare(member, pass.kernels, n_rows, width, &finite, [&](std::uint32_t row, float* out) {
         std::memcpy(out, mid.gate.at(std::size_t{row} * width), width * sizeof(float));
       });
   if (!finite) pass.report_not_finite(layer);

@@ -19,7 +19,7 @@ enum class KvCacheType { f16, bf16, f32, q8 };
 
 struct SessionOptions {
   std::uint32_t context_tokens = 0;  // 0: the model's maximum, but no more than memory allows; grown as needed
-  // Tokens of a prefill step, 1 … 4096, or an error where their buffers do not fit the memory; unset: 2048, or fewer.
+  // Tokens of a prefill step, 1 … 4096, or an error where their buffers do not fit the memory; unset: 4096, or fewer.
   std::optional<std::uint32_t> batch_tokens = {};
   int n_threads = 0;        // 0: one per physical core, within the CPU quota
   int prefill_threads = 0;  // of steps of several tokens; 0: n_threads
