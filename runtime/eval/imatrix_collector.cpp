@@ -225,7 +225,8 @@ Result<Imatrix> collect_imatrix(const std::shared_ptr<const Model>& model, const
     const int n_members = options.n_threads > 0 ? options.n_threads : topology.n_team_threads;
     moments_bytes += MomentSums::bytes(n_members, options.moments.max_k, batch_tokens);
   }
-  const std::uint64_t available_bytes = topology.memory_available_bytes;
+  const std::uint64_t available_bytes =
+      options.memory_bytes > 0 ? options.memory_bytes : topology.memory_available_bytes;
   if (moments_bytes > available_bytes) {
     return Error{ErrorCode::out_of_memory,
                  fmt::format("moments take {:.1f} GB of memory, {:.1f} GB are free: collect them of some layers at a "

@@ -5,6 +5,7 @@
 #include <r1/result.h>
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -18,6 +19,7 @@ namespace r1::eval {
 struct CollectOptions {
   int n_threads = 0;  // 0: one per physical core
   rt::MomentsWanted moments;
+  std::uint64_t memory_bytes = 0;  // that moments may take; 0: what the machine has free
   std::string state_path;  // "": keep no state. Written every `save_seconds`, read again if it is of the same work
   double save_seconds = 60;
   std::function<void(std::uint64_t n_done, std::uint64_t n_windows)> on_progress;  // after each

@@ -349,6 +349,23 @@ TEST_CASE("moments are of the inputs asked for, and those of several runs go tog
   }
 }
 
+TEST_CASE("moments that do not fit the memory are refused before any work") {
+  const auto model = test::open_model("deepseek-v3-bf16");
+  const eval::Windows windows = windows_of(varied_tokens(window_tokens));
+  eval::CollectOptions options;
+  options.moments = all_moments;
+  options.memory_bytes = all_moments.bytes(model->impl().file->config()) - 1;
+  options.state_path = test::temporary_directory() + "/too-large.state";
+  const auto refused = eval::collect_imatrix(model, windows, options);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == ErrorCode::out_of_memory);
+  CHECK(refused.error().text().find("--moments-layers") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(options.state_path));
+  options.moments = {};  // none need none
+  options.memory_bytes = 1;
+  CHECK(eval::collect_imatrix(model, windows, options).ok());
+}
+
 TEST_CASE("moments that are damaged are refused") {
   const std::string path = test::temporary_directory() + "/bad.imatrix";
   const rt::Imatrix sound = collect(test::open_model("qwen2"), windows_of(varied_tokens(window_tokens)));
