@@ -21,6 +21,7 @@ struct Flags {
   TextFlags text;
   std::vector<std::string> formats = {"t2", "t4"};
   int layers_per_group = 1, n_threads = 0;
+  bool no_feedback = false;
 };
 
 // Empty if one of the names is no format that matrices can be lowered to.
@@ -68,7 +69,7 @@ Result<void> measure(const Flags& flags, const std::atomic<bool>* stop) {
   options.layers_per_group = flags.layers_per_group;
   rt::Imatrix imatrix;
   if (!flags.imatrix.empty()) {
-    R1_TRY(imatrix, rt::Imatrix::load(flags.imatrix, rt::MomentsOf::none));
+    R1_TRY(imatrix, rt::Imatrix::load(flags.imatrix, flags.no_feedback ? rt::MomentsOf::none : rt::MomentsOf::file));
     options.imatrix = &imatrix;
     options.imatrix_path = flags.imatrix;
   }
@@ -105,6 +106,7 @@ int main_sensitivity(int argc, char** argv, const std::atomic<bool>* stop) {
       ->check(CLI::Range(1, 4096));
   app.add_option("--imatrix", flags.imatrix,
                  "Weigh errors by this file of r1-quantize imatrix, as the conversion will");
+  app.add_flag("--no-feedback", flags.no_feedback, "Leave the file's second moments aside, where the conversion will");
   add_threads(app, flags.n_threads);
   if (const auto code = parse_command_line(app, argc, argv)) return *code;
   if (parse_formats(flags.formats).empty()) {

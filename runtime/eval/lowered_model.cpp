@@ -4,6 +4,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -19,7 +22,8 @@ namespace {
 // One matrix: as it is, and where it is encoded to.
 struct Part {
   simd::PackedMatrix source;
-  std::vector<float> importance;  // [k], or empty
+  std::vector<float> importance;              // [k], or empty
+  const rt::ImatrixInput* moments = nullptr;  // for error feedback, or null
   quant::TensorEncoding encoding;
   std::uint64_t offset_bytes = 0;  // in the arena
 };
@@ -43,6 +47,7 @@ class Lowering {
     R1_CHECK(collect());
     arena_ = numa::Arena::allocate(std::max<std::uint64_t>(bytes_, 1));
     if (arena_ == nullptr) return Error{ErrorCode::out_of_memory, "no memory for the lowered matrices", ""};
+    make_feedback(team);
     for_each(team, parts_.size(), [&](std::size_t i) { prepare(parts_[i]); });
     errors_.resize(units_.size());
     for_each(team, units_.size(), [&](std::size_t i) { errors_[i] = encode(units_[i]); });
@@ -84,20 +89,41 @@ class Lowering {
   Result<void> add(const rt::BlobSpec& spec, const rt::MatrixSpec& matrix, std::size_t part_index) {
     Part part;
     part.source = blobs_.back().parts[part_index];
-    if (importance_ != nullptr) part.importance = importance_->columns(spec, matrix, part_index);
+    if (importance_ != nullptr) {
+      part.importance = importance_->columns(spec, matrix, part_index);
+      if (quant::takes_feedback(format_)) part.moments = importance_->moments(spec, matrix);
+    }
     const auto layout = quant::blob_layout(format_, matrix.rows, matrix.k);
     if (!layout) return Error{ErrorCode::unsupported, "is too large", spec.name};
     part.encoding.layout = *layout;
     part.offset_bytes = bytes_;
     bytes_ +=
         (layout->bytes + quant::blob_alignment_bytes - 1) / quant::blob_alignment_bytes * quant::blob_alignment_bytes;
-    // About a megabyte of f32 at a time.
-    const std::uint32_t n_panels = std::max(1u, (1u << 18) / (quant::panel_rows * matrix.k));
+    // About a megabyte of f32 at a time; with feedback, at least the rows that the encoder takes together.
+    constexpr std::uint32_t together = quant::feedback_rows / quant::panel_rows;
+    const std::uint32_t n_panels =
+        std::max(part.moments != nullptr ? together : 1u, (1u << 18) / (quant::panel_rows * matrix.k));
     for (std::uint32_t panel = 0; panel < layout->n_panels; panel += n_panels)
       units_.push_back({parts_.size(), panel, std::min(panel + n_panels, layout->n_panels)});
     places_.push_back({{blobs_.size() - 1, part_index}, parts_.size()});
     parts_.push_back(std::move(part));
     return {};
+  }
+
+  // One factor for each input: the matrices that read it share it.
+  void make_feedback(numa::ThreadTeam& team) {
+    for (const Part& part : parts_) {
+      if (part.moments == nullptr || feedbacks_.contains(part.moments)) continue;
+      feedbacks_[part.moments] = quant::Feedback::of(
+          part.moments->k, part.moments->moments.values(),
+          [&](std::size_t n, const std::function<void(std::size_t)>& fn) { for_each(team, n, fn); });
+      part.moments->moments.release();
+    }
+  }
+
+  [[nodiscard]] const quant::Feedback* feedback_of(const Part& part) const {
+    const auto found = feedbacks_.find(part.moments);
+    return found != feedbacks_.end() && found->second ? &*found->second : nullptr;
   }
 
   void prepare(Part& part) const {
@@ -109,7 +135,8 @@ class Lowering {
       decode(part.source, index, index + 1, row);
       sample.insert(sample.end(), row.begin(), row.end());
     }
-    part.encoding = quant::prepare_encoding(format_, layout, sample, n_rows, part.importance, quant::model_encoding());
+    part.encoding = quant::prepare_encoding(format_, layout, sample, n_rows, part.importance, quant::model_encoding(),
+                                            feedback_of(part));
     std::memcpy(arena_->data() + part.offset_bytes, part.encoding.s4_table.data(), sizeof part.encoding.s4_table);
   }
 
@@ -121,16 +148,9 @@ class Lowering {
     decode(part.source, row_begin, std::min(unit.panel_end * quant::panel_rows, layout.rows), rows);
     std::byte* const blob = arena_->data() + part.offset_bytes;
     auto* const row_scale = reinterpret_cast<float*>(blob + layout.row_scale_offset_bytes);
-    quant::EncodeError sum;
-    for (std::uint32_t panel = unit.panel_begin; panel < unit.panel_end; ++panel) {
-      const float* x = rows.data() + std::size_t{panel - unit.panel_begin} * quant::panel_rows * layout.k;
-      const quant::EncodeError e = quant::encode_panel(part.encoding, panel, x, part.importance,
-                                                       blob + layout.panels_offset_bytes + panel * layout.panel_bytes,
-                                                       row_scale + std::size_t{panel} * quant::panel_rows);
-      sum.error += e.error;
-      sum.signal += e.signal;
-    }
-    return sum;
+    return quant::encode_panels(part.encoding, unit.panel_begin, unit.panel_end, rows.data(), part.importance,
+                                blob + layout.panels_offset_bytes + unit.panel_begin * layout.panel_bytes,
+                                row_scale + std::size_t{unit.panel_begin} * quant::panel_rows);
   }
 
   template <class Fn>
@@ -149,7 +169,8 @@ class Lowering {
   std::vector<Part> parts_;
   std::vector<std::pair<std::pair<std::size_t, std::size_t>, std::size_t>> places_;  // (blob, part of it) → part
   std::vector<Unit> units_;
-  std::vector<quant::EncodeError> errors_;  // of each unit
+  std::map<const rt::ImatrixInput*, std::optional<quant::Feedback>> feedbacks_;  // none where moments tell nothing
+  std::vector<quant::EncodeError> errors_;                                       // of each unit
   std::uint64_t bytes_ = 0;
   std::shared_ptr<const numa::Arena> arena_;
 };

@@ -101,7 +101,11 @@ TEST_CASE("a measurement is what a conversion with that part lowered diverges") 
     CAPTURE(name);
     const auto model = test::open_model(name);
     const rt::Imatrix imatrix = striped_imatrix(*model);
-    for (const rt::Imatrix* used : {static_cast<const rt::Imatrix*>(nullptr), &imatrix}) {
+    eval::CollectOptions with_moments;
+    with_moments.moments = {1u << 16};
+    const rt::Imatrix moments = expect(eval::collect_imatrix(model, some_windows(4), with_moments));
+    REQUIRE(moments.has_moments());
+    for (const rt::Imatrix* used : {static_cast<const rt::Imatrix*>(nullptr), &imatrix, &moments}) {
       eval::ProbeOptions options;
       options.n_threads = 2;
       options.formats = {Format::t2, Format::t5};
