@@ -9,11 +9,7 @@
 #include "simd/amx/gemm.h"
 #include "simd/avx2/gemv.h"
 
-#ifdef R1_EMULATED_TILES
-#include R1_EMULATED_TILES
-#else
-#include "simd/amx/tiles.h"
-#endif
+#include "simd/amx/batch_tiles.h"
 #include "simd/amx/bf16_unpack.h"
 #include "simd/tile_gemm.h"
 
@@ -24,8 +20,8 @@ namespace {
 constexpr std::uint32_t bf16_min_tokens = 32;
 
 constexpr std::uint32_t wide_slab = 2;  // superchunks
-constexpr std::uint32_t slab_panels =
-    4;  // whose weights are unpacked at a time: 32 KiB, and the first-level cache has 48
+// Whose weights are unpacked at a time: 32 KiB, and the first-level cache has 48.
+constexpr std::uint32_t slab_panels = 4;
 // Panels that meet a slab's tokens in turn, so that these come from the second-level cache.
 constexpr std::uint32_t turn_panels = 16;
 constexpr std::uint32_t totals_tiles = 32;  // of tokens, that share an unpacked slab
@@ -38,24 +34,6 @@ struct alignas(64) Scratch {
   float totals[totals_tiles][turn_panels][16][16];  // [tile of tokens][panel][token][row]
 };
 static_assert(sizeof(Scratch) <= gemm_tile_bytes);
-
-// Tiles of tokens that are nearly equal in size. The last one may begin among the tokens of the one before: so one
-// configuration serves the call, and nothing behind the batch is read.
-struct TokenTiles {
-  std::uint32_t n_tokens, n, rows;
-
-  explicit TokenTiles(std::uint32_t n_tokens_)
-      : n_tokens(n_tokens_), n((n_tokens + 15) / 16), rows((n_tokens + n - 1) / n) {}
-
-  [[nodiscard]] std::uint32_t begin(std::uint32_t tile) const { return smaller(tile * rows, n_tokens - rows); }
-};
-
-// Part `i` of `n` of a slab's codes, so that memory answers while products are computed.
-inline void prefetch_part(const std::uint8_t* codes, std::size_t bytes, std::uint32_t i, std::uint32_t n) {
-  const std::size_t lines = (bytes + 63) / 64;
-  for (std::size_t line = lines * i / n; line < lines * (i + 1) / n; ++line)
-    _mm_prefetch(reinterpret_cast<const char*>(codes + 64 * line), _MM_HINT_T1);
-}
 
 struct Batch {
   const std::uint16_t* x;  // [k_padded / 32, n_tokens, 32] from the call's first token on

@@ -8,11 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef R1_EMULATED_TILES
-#include R1_EMULATED_TILES
-#else
-#include "simd/amx/tiles.h"
-#endif
+#include "simd/amx/batch_tiles.h"
 #include "simd/amx/unpack.h"
 #include "simd/tile_gemm.h"
 
@@ -34,18 +30,6 @@ struct alignas(64) Scratch {
   float totals[turns][amx_totals_tokens][2][16];     // [turn][token][panel][row]
 };
 static_assert(sizeof(Scratch) <= gemm_tile_bytes);
-
-// Tiles of tokens that are nearly equal in size. The last one may begin among the tokens of the one before, whose sums
-// it does not add again: so one configuration serves the call, and nothing behind the batch is read.
-struct TokenTiles {
-  std::uint32_t n_tokens, n, rows;
-
-  explicit TokenTiles(std::uint32_t n_tokens_)
-      : n_tokens(n_tokens_), n((n_tokens + 15) / 16), rows((n_tokens + n - 1) / n) {}
-
-  [[nodiscard]] std::uint32_t begin(std::uint32_t tile) const { return smaller(tile * rows, n_tokens - rows); }
-  [[nodiscard]] std::uint32_t first_new_row(std::uint32_t tile) const { return tile * rows - begin(tile); }
-};
 
 // sums[…][superchunk] of NT tiles of tokens and NP panels for a slab.
 template <int NP, int NT>
@@ -125,13 +109,6 @@ void multiply_tiles(Scratch& scratch, const Batch& batch, const TokenTiles& tile
                totals + (begin + row - first_token));
     }
   }
-}
-
-// Part `i` of `n` of a slab's codes, so that memory answers while products are computed.
-inline void prefetch_part(const std::uint8_t* codes, std::size_t bytes, std::uint32_t i, std::uint32_t n) {
-  const std::size_t lines = (bytes + 63) / 64;
-  for (std::size_t line = lines * i / n; line < lines * (i + 1) / n; ++line)
-    _mm_prefetch(reinterpret_cast<const char*>(codes + 64 * line), _MM_HINT_T1);
 }
 
 // Tiles [tile_begin, tile_end) of tokens, of which the totals have room, with n_turns · NP panels.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "codes_of.h"
 #include "quant/decode.h"
 #include "quant/fp8.h"
 #include "simd/kernels.h"
@@ -17,29 +18,17 @@ struct CutWeights {
 
   explicit CutWeights(const r1::simd::PackedMatrix& m) : k_padded(m.layout.k_padded) {
     using namespace r1;
-    const bool s4 = quant::info(m.format).scale == quant::ScaleKind::s4;
     const float bias = m.format == quant::Format::w8 ? 128 : 64;
     const std::size_t superchunk_bytes = quant::info(m.format).superchunk_bytes;
     const std::uint32_t rows = m.rows();
-    // Its codes: what it decodes to when all scales are 1. k is given as padded, so that padding is decoded too.
-    const quant::BlobLayout layout = quant::blob_layout(m.format, rows, k_padded).value();
-    std::vector<std::byte> ones(m.blob, m.blob + m.layout.bytes);
-    std::vector<float> head(layout.panels_offset_bytes / 4, 1.0f);
-    std::memcpy(ones.data(), head.data(), layout.panels_offset_bytes);
-    if (!s4) {
-      for (std::size_t at = layout.panels_offset_bytes; at < layout.bytes; at += superchunk_bytes)
-        std::fill_n(ones.begin() + static_cast<std::ptrdiff_t>(at), 64, std::byte{128});
-    }
-    std::vector<float> codes(std::size_t{rows} * k_padded);
-    quant::decode_rows(m.format, layout, ones, 0, rows, codes.data());
+    const std::vector<float> codes = codes_of(m);
 
     w.resize(codes.size());
     for (std::uint32_t r = 0; r < rows; ++r) {
       for (std::uint32_t k = 0; k < k_padded; ++k) {
         const std::byte* scales = m.panel(r / 16) + k / 128 * superchunk_bytes;
         const std::uint32_t b = k / 32 % 4;
-        const float scale = s4 ? s4_scale(m, scales + 8 * b, r % 16)
-                               : quant::s8_scale(std::to_integer<std::uint8_t>(scales[16 * b + r % 16]));
+        const float scale = block_scale_of(m, scales, b, r % 16);
         const std::size_t at = std::size_t{r} * k_padded + k;
         const float offset = scale * -(32768 + bias);
         const float weight = std::fma(32768 + bias + codes[at], scale, offset);
@@ -61,12 +50,5 @@ struct CutWeights {
     const double scale = static_cast<double>(m.row_scale()[row]) * r1::simd::wide_cut_correction;
     *magnitude *= std::fabs(scale);
     return total * scale;
-  }
-
- private:
-  static float s4_scale(const r1::simd::PackedMatrix& m, const std::byte* block, std::uint32_t row) {
-    std::uint32_t words[2];
-    std::memcpy(words, block, sizeof words);
-    return m.s4_table()[words[row & 1] >> (4 * (row >> 1)) & 15];
   }
 };

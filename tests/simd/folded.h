@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "codes_of.h"
 #include "quant/decode.h"
 #include "simd/kernels.h"
 
@@ -16,20 +17,9 @@ struct Folded {
 
   explicit Folded(const r1::simd::PackedMatrix& m) : k_padded(m.layout.k_padded) {
     using namespace r1;
-    const bool s4 = quant::info(m.format).scale == quant::ScaleKind::s4;
     const std::size_t superchunk_bytes = quant::info(m.format).superchunk_bytes;
     const std::uint32_t rows = m.rows(), n_superchunks = k_padded / 128;
-    // Its codes: what it decodes to when all scales are 1. k is given as padded, so that padding is decoded too.
-    const quant::BlobLayout layout = quant::blob_layout(m.format, rows, k_padded).value();
-    std::vector<std::byte> ones(m.blob, m.blob + m.layout.bytes);
-    std::vector<float> head(layout.panels_offset_bytes / 4, 1.0f);
-    std::memcpy(ones.data(), head.data(), layout.panels_offset_bytes);
-    if (!s4) {
-      for (std::size_t at = layout.panels_offset_bytes; at < layout.bytes; at += superchunk_bytes)
-        std::fill_n(ones.begin() + static_cast<std::ptrdiff_t>(at), 64, std::byte{128});
-    }
-    std::vector<float> codes(std::size_t{rows} * k_padded);
-    quant::decode_rows(m.format, layout, ones, 0, rows, codes.data());
+    const std::vector<float> codes = codes_of(m);
 
     w.resize(codes.size());
     scale.resize(std::size_t{rows} * n_superchunks);
@@ -38,7 +28,7 @@ struct Folded {
         const std::byte* at = m.panel(r / 16) + c * superchunk_bytes;
         float block_scale[4], greatest = 0;
         for (std::uint32_t b = 0; b < 4; ++b) {
-          block_scale[b] = s4 ? s4_scale(m, at + 8 * b, r % 16) : s8_scale(at[16 * b + r % 16]);
+          block_scale[b] = block_scale_of(m, at, b, r % 16);
           greatest = std::max(greatest, std::fabs(block_scale[b]));
         }
         scale[std::size_t{r} * n_superchunks + c] = greatest * (128 / 258.0f);
@@ -66,12 +56,4 @@ struct Folded {
     }
     return total * m.row_scale()[row];
   }
-
- private:
-  static float s4_scale(const r1::simd::PackedMatrix& m, const std::byte* block, std::uint32_t row) {
-    std::uint32_t words[2];
-    std::memcpy(words, block, sizeof words);
-    return m.s4_table()[words[row & 1] >> (4 * (row >> 1)) & 15];
-  }
-  static float s8_scale(std::byte byte) { return r1::quant::s8_scale(std::to_integer<std::uint8_t>(byte)); }
 };

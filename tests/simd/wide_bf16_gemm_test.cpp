@@ -14,34 +14,15 @@
 #include "matrices.h"
 #include "quant/encode.h"
 #include "simd/kernels.h"
+#include "wide_tables.h"
 
 using namespace r1;
 using namespace r1::simd;
 using quant::Format;
 
-namespace r1::simd {
-void use_amx_bf16_gemm_emulated(Kernels& kernels);
-}
-
 namespace {
 
 constexpr Format bf16_formats[] = {Format::nl6, Format::w8};
-
-struct Wide {
-  const char* name;
-  Kernels kernels;
-};
-
-std::vector<Wide> wide_tables() {
-  std::vector<Wide> tables;
-  if (const Kernels* amx = kernels_for(Isa::amx)) tables.push_back({"amx", *amx});
-  if (kernels_for(Isa::avx512_vnni) != nullptr) {
-    tables.push_back({"emulated tiles", {}});
-    use_amx_bf16_gemm_emulated(tables.back().kernels);
-  }
-  if (tables.empty()) MESSAGE("this machine has neither AMX nor AVX-512 VBMI: nothing to test here");
-  return tables;
-}
 
 // Random inputs, with x as bf16 where wide batches read it.
 struct WideBatch : Batch {

@@ -13,32 +13,13 @@
 #include "matrices.h"
 #include "quant/encode.h"
 #include "simd/kernels.h"
+#include "wide_tables.h"
 
 using namespace r1;
 using namespace r1::simd;
 using quant::Format;
 
-namespace r1::simd {
-void use_amx_gemm_emulated(Kernels& kernels);
-}
-
 namespace {
-
-struct Wide {
-  const char* name;
-  Kernels kernels;
-};
-
-std::vector<Wide> wide_tables() {
-  std::vector<Wide> tables;
-  if (const Kernels* amx = kernels_for(Isa::amx)) tables.push_back({"amx", *amx});
-  if (kernels_for(Isa::avx512_vnni) != nullptr) {
-    tables.push_back({"emulated tiles", {}});
-    use_amx_gemm_emulated(tables.back().kernels);
-  }
-  if (tables.empty()) MESSAGE("this machine has neither AMX nor AVX-512 VBMI: nothing to test here");
-  return tables;
-}
 
 bool folds(Format format) {
   return format <= Format::t5;  // of the packed ones; the others: wide_bf16_gemm_test.cpp

@@ -1,0 +1,40 @@
+// Internal to simd/: how wide batches are cut for AMX's tiles. Internal linkage, as in trellis_shape.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "simd/tile_gemm.h"
+
+#ifdef R1_EMULATED_TILES
+#include R1_EMULATED_TILES
+#else
+#include "simd/amx/tiles.h"
+#endif
+
+namespace r1::simd {
+namespace {
+
+// Tiles of tokens that are nearly equal in size. The last one may begin among the tokens of the one before: so one
+// configuration serves the call, and nothing behind the batch is read.
+struct TokenTiles {
+  std::uint32_t n_tokens, n, rows;
+
+  explicit TokenTiles(std::uint32_t n_tokens_)
+      : n_tokens(n_tokens_), n((n_tokens + 15) / 16), rows((n_tokens + n - 1) / n) {}
+
+  [[nodiscard]] std::uint32_t begin(std::uint32_t tile) const { return smaller(tile * rows, n_tokens - rows); }
+  [[nodiscard]] std::uint32_t first_new_row(std::uint32_t tile) const { return tile * rows - begin(tile); }
+};
+
+// Part `i` of `n` of a slab's codes, so that memory answers while products are computed.
+inline void prefetch_part(const std::uint8_t* codes, std::size_t bytes, std::uint32_t i, std::uint32_t n) {
+  const std::size_t lines = (bytes + 63) / 64;
+  for (std::size_t line = lines * i / n; line < lines * (i + 1) / n; ++line)
+    _mm_prefetch(reinterpret_cast<const char*>(codes + 64 * line), _MM_HINT_T1);
+}
+
+}  // namespace
+}  // namespace r1::simd
