@@ -35,6 +35,15 @@ bool has_avx512_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
 }
 
+// Among machines with AVX-512, AMD's family 19h: where prefetch instructions cost more than they bring
+// (avx512_vnni/gemv.cpp).
+bool is_zen4() {
+  unsigned family = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned amd = signature_AMD_ebx;
+  return __get_cpuid(0, &family, &b, &c, &d) != 0 && b == amd && __get_cpuid(1, &family, &b, &c, &d) != 0 &&
+         (family >> 8 & 0xf) + (family >> 20 & 0xff) == 0x19;
+}
+
 // What an instruction set needs beyond the baseline, in the kernel's names. GCC's test covers the system's support for
 // the registers (XGETBV) too.
 std::array<Feature, 6> needed(Isa isa) {
@@ -107,9 +116,9 @@ Kernels make_table(Isa isa) {
     use_avx512_prefill_attention(table);
   }
   if (isa >= Isa::avx512_vnni) {
-    use_avx512_vnni_gemv(table.gemv);
+    use_avx512_vnni_gemv(table.gemv, !is_zen4());
     use_avx512_vnni_gemm(table.gemm);
-    use_avx512_vnni_w8_gemm(table.gemm);
+    use_avx512_vnni_w8(table.gemv, table.gemm);
     use_avx512_vnni_q8_attention(table);
     use_avx512_vnni_unpack(table.unpack_s8);
     if (has_avx512_bf16()) {

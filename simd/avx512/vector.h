@@ -42,11 +42,13 @@ struct Vector512 {
   template <int GroupBytes>
   static Bytes load_strings(const std::uint8_t* p) {
     if constexpr (GroupBytes == 8) return load(p);
-    constexpr int d1 = 2 * GroupBytes / 4, d2 = 4 * GroupBytes / 4, d3 = 6 * GroupBytes / 4;
-    const __m512i dwords = _mm512_setr_epi32(0, 1, 2, 3, d1, d1 + 1, d1 + 2, d1 + 3, d2, d2 + 1, d2 + 2, d2 + 3, d3,
-                                             d3 + 1, d3 + 2, d3 + 3);
-    constexpr auto mask = static_cast<__mmask16>((1u << (2 * GroupBytes)) - 1);  // nothing behind them is read
-    return _mm512_permutexvar_epi32(dwords, _mm512_maskz_loadu_epi32(mask, p));
+    // Nothing behind them is read, but what lies before them, as in avx512_vnni/codes.h.
+    constexpr int before = 64 - 8 * GroupBytes;
+    constexpr int d0 = before / 4, d1 = d0 + 2 * GroupBytes / 4, d2 = d0 + 4 * GroupBytes / 4,
+                  d3 = d0 + 6 * GroupBytes / 4;
+    const __m512i dwords = _mm512_setr_epi32(d0, d0 + 1, d0 + 2, d0 + 3, d1, d1 + 1, d1 + 2, d1 + 3, d2, d2 + 1, d2 + 2,
+                                             d2 + 3, d3, d3 + 1, d3 + 2, d3 + 3);
+    return _mm512_permutexvar_epi32(dwords, load(p - before));
   }
 
   static Bytes rotate4(Bytes x) { return _mm512_ror_epi64(x, 4); }

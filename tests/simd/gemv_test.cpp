@@ -41,7 +41,7 @@ void check_against_decoder(const Matrix& m, const Activations& x, std::uint32_t 
 }  // namespace
 
 TEST_CASE("every kernel equals the scalar decoder, and all instruction sets agree bit for bit") {
-  const auto tables = tested_tables();
+  const auto tables = row_kernel_tables();
   REQUIRE(tables.size() >= 2);
   for (const Format format : quant::all_formats) {
     for (const std::uint32_t rows : {1u, 5u, 17u, 40u, 64u, 149u}) {
@@ -78,7 +78,7 @@ TEST_CASE("every kernel equals the scalar decoder, and all instruction sets agre
 }
 
 TEST_CASE("a row's result does not depend on the panels, tokens or position in the batch") {
-  for (const Kernels* kernels : tested_tables()) {
+  for (const Kernels* kernels : row_kernel_tables()) {
     CAPTURE(isa_name(kernels->isa));
     for (const Format format : quant::all_formats) {
       CAPTURE(quant::info(format).name);
@@ -112,7 +112,7 @@ TEST_CASE("a row's result does not depend on the panels, tokens or position in t
 // Every repeated byte: among them are strings of nothing but code 0 or 63 (nl6: the ends of its codebook), and scales
 // from the smallest to the largest.
 TEST_CASE("the largest codes, scales and activations do not overflow") {
-  const auto tables = tested_tables();
+  const auto tables = row_kernel_tables();
   for (const Format format : quant::all_formats) {
     CAPTURE(quant::info(format).name);
     if (!quant::info(format).is_packed()) continue;
@@ -140,7 +140,7 @@ TEST_CASE("the largest codes, scales and activations do not overflow") {
 
 TEST_CASE("activations of all ±127 against the extreme weights give the exact sums") {
   // w8: −128 and 127 times ±127, every sign pattern of a quad, the case in which 16-bit sums would saturate.
-  const auto tables = tested_tables();
+  const auto tables = row_kernel_tables();
   Matrix m(Format::w8, 16, 128, 1);
   for (const int byte : {0, 1, 255}) {
     for (int signs = 0; signs < 16; ++signs) {

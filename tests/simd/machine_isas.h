@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "simd/avx512_vnni/gemv.h"
 #include "simd/kernels.h"
 
 // Those this machine can run.
@@ -37,6 +38,19 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
       return table;
     }();
     tables.push_back(&emulated);
+  }
+  return tables;
+}
+
+// Those, and both ways in which AVX-512-VNNI's row kernels read memory, of which a machine takes one.
+inline std::vector<const r1::simd::Kernels*> row_kernel_tables() {
+  auto tables = tested_tables();
+  if (const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni)) {
+    static r1::simd::Kernels readings[] = {*vnni, *vnni};
+    for (const bool prefetch : {false, true}) {
+      r1::simd::use_avx512_vnni_gemv(readings[prefetch].gemv, prefetch);
+      tables.push_back(&readings[prefetch]);
+    }
   }
   return tables;
 }
