@@ -118,7 +118,7 @@ Kernels make_table(Isa isa) {
   if (isa >= Isa::avx512_vnni) {
     use_avx512_vnni_gemv(table.gemv, !is_zen4());
     use_avx512_vnni_gemm(table.gemm);
-    use_avx512_vnni_w8(table.gemv, table.gemm);
+    use_avx512_vnni_w8_gemv(table.gemv);
     use_avx512_vnni_q8_attention(table);
     use_avx512_vnni_unpack(table.unpack_s8);
     if (has_avx512_bf16()) {

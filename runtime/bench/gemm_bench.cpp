@@ -23,7 +23,7 @@ GemmBenchResult measure(const simd::Kernels& kernels, const simd::PackedMatrix& 
   std::uint32_t panel = 0;
   const auto call = [&] {
     if (panel + call_panels > n_panels) panel = 0;
-    if (n_tokens < simd::gemm_min_tokens(w.format)) {
+    if (n_tokens < simd::gemm_min_tokens) {
       kernels.gemv[format](w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy);
     } else {
       kernels.gemm_for(w.format, n_tokens)(w, x, 0, n_tokens, panel, panel + call_panels, y.data(), ldy, tile);

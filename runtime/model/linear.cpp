@@ -53,7 +53,7 @@ void multiply_units(const simd::Kernels& kernels, const Product& product, std::u
   }
   if (panel_begin >= panel_end) return;
   const auto format = static_cast<std::size_t>(w.format);
-  if (product.n_rows >= simd::gemm_min_tokens(w.format)) {
+  if (product.n_rows >= simd::gemm_min_tokens) {
     kernels.gemm_for(w.format, product.n_rows)(w, *product.x, product.first_row, product.n_rows, panel_begin, panel_end,
                                                product.y, product.ldy, tile);
     return;

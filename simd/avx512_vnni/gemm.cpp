@@ -71,14 +71,9 @@ struct Unpack<Format::w8> {
 
 }  // namespace
 
-void w8_tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
-                  std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile) {
-  tile_gemm<Format::w8, Unpack<Format::w8>, VnniVector>(w, x, token_begin, n_tokens, panel_begin, panel_end, y, ldy,
-                                                        tile);
-}
-
 void use_avx512_vnni_gemm(GemmFn* table) {
   use_tile_gemm<Unpack, VnniVector>(table);
+  table[static_cast<int>(Format::w8)] = tile_gemm<Format::w8, Unpack<Format::w8>, VnniVector>;
 }
 
 }  // namespace r1::simd

@@ -8,9 +8,7 @@ namespace r1::simd {
 // Tables: [n_formats + 1], by format id
 void use_avx512_vnni_gemv(GemvFn* table, bool prefetch);  // all but w8; by prefetch instructions or without
 void use_avx512_vnni_gemm(GemmFn* table);
-void use_avx512_vnni_w8(GemvFn* gemv_table, GemmFn* gemm_table);
-void w8_tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
-                  std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile);
+void use_avx512_vnni_w8_gemv(GemvFn* table);
 void use_avx512_vnni_q8_attention(Kernels& kernels);
 void use_avx512_bf16_attention(Kernels& kernels);  // for machines that have avx512_bf16, too
 void use_avx512_vnni_prefill_attention(Kernels& kernels);

@@ -1,5 +1,5 @@
-// GEMV and batches of w8 for AVX-512 with VNNI: its bytes are what vpdpbusd takes, so that nothing but the order in
-// which memory is asked for decides.
+// GEMV and small-batch products of w8 for AVX-512 with VNNI: its bytes are what vpdpbusd takes, so that nothing but the
+// order in which memory is asked for decides.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -8,7 +8,6 @@
 #include "simd/avx512/scales.h"
 #include "simd/avx512_vnni/gemv.h"
 #include "simd/avx512_vnni/rows.h"
-#include "simd/gemm_by_gemv.h"
 #include "simd/trellis_shape.h"
 
 namespace r1::simd {
@@ -109,21 +108,10 @@ void gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin
   });
 }
 
-// Tokens from which a copy of the weights is paid for by loads: a tile's are shared by six tokens and two panels, those
-// of a walk by one panel's eight tokens.
-constexpr std::uint32_t w8_tile_tokens = 32;
-
-void gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
-          std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile) {
-  const GemmFn multiply = n_tokens < w8_tile_tokens ? gemm_by_gemv<gemv> : w8_tile_gemm;
-  multiply(w, x, token_begin, n_tokens, panel_begin, panel_end, y, ldy, tile);
-}
-
 }  // namespace
 
-void use_avx512_vnni_w8(GemvFn* gemv_table, GemmFn* gemm_table) {
-  gemv_table[static_cast<int>(Format::w8)] = gemv;
-  gemm_table[static_cast<int>(Format::w8)] = gemm;
+void use_avx512_vnni_w8_gemv(GemvFn* table) {
+  table[static_cast<int>(Format::w8)] = gemv;
 }
 
 }  // namespace r1::simd
