@@ -35,14 +35,14 @@ bool has_avx512_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
 }
 
-// Among machines with AVX-512, AMD's family 19h: where prefetch instructions cost more than they bring
-// (avx512_vnni/gemv.cpp).
-bool is_zen4() {
-  unsigned family = 0, b = 0, c = 0, d = 0;
+// 0: not AMD's.
+unsigned amd_family() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned amd = signature_AMD_ebx;
-  return __get_cpuid(0, &family, &b, &c, &d) != 0 && b == amd && __get_cpuid(1, &family, &b, &c, &d) != 0 &&
-         (family >> 8 & 0xf) + (family >> 20 & 0xff) == 0x19;
+  if (__get_cpuid(0, &a, &b, &c, &d) == 0 || b != amd || __get_cpuid(1, &a, &b, &c, &d) == 0) return 0;
+  return (a >> 8 & 0xf) + (a >> 20 & 0xff);
 }
+constexpr unsigned zen4_family = 0x19;  // among machines with AVX-512
 
 // What an instruction set needs beyond the baseline, in the kernel's names. GCC's test covers the system's support for
 // the registers (XGETBV) too.
@@ -116,9 +116,9 @@ Kernels make_table(Isa isa) {
     use_avx512_prefill_attention(table);
   }
   if (isa >= Isa::avx512_vnni) {
-    use_avx512_vnni_gemv(table.gemv, !is_zen4());
+    use_avx512_vnni_gemv(table.gemv, amd_family() != zen4_family);
     use_avx512_vnni_gemm(table.gemm);
-    use_avx512_vnni_w8_gemv(table.gemv);
+    use_avx512_vnni_w8_gemv(table.gemv, amd_family() == 0);
     use_avx512_vnni_q8_attention(table);
     use_avx512_vnni_unpack(table.unpack_s8);
     if (has_avx512_bf16()) {

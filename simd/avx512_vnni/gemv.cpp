@@ -43,11 +43,12 @@ enum class Reading {
 //   2 streams, 4 KiB ahead    94   95    93   96    94   96   95
 // Of 50 GB/s 1 stream reaches 84 to 94, 2 streams 94 to 97, and with 3 KiB 96 to 98, with 8 KiB 92 to 95. prefetcht1
 // loses 5 to 20; prefetchnta is as good as prefetcht0.
-// 16 threads on an Emerald Rapids, 111 to 127 GB/s:
-//   2 streams                 81   81    86   88    91   88   87
-//   2 streams, 2 KiB ahead    92   92    93   93    94   92   92
-constexpr std::size_t ahead_bytes = 3072;
-
+// An Emerald Rapids, 2 threads, reads of 23 to 34 GB/s; 16 threads, 94 to 113 GB/s:
+//   2 streams                61–67 65–69 71–72 74–76 73–80 74–81 74–84;   87 88 88 89 91 90 90
+//   3 streams                73–74 76–79 81–85 82–84 83–87 87–87 84–85;   88 88 88 88 89 86 88
+//   2 streams, 2 KiB ahead   79–90 79–94 89    90    91    91    92;      93 93 93 93 93 92 94
+//   2 streams, 3 KiB ahead   88–91 88–92 89    90–92 92–94 91–94 91–93;   92 92 93 94 95 94 94
+//   2 streams, 4 KiB ahead   90–91 89–93 89–91 90–94 91–94 90–94 91–92;   93 92 93 93 93 92 94
 template <Format F, Reading R, int NT>
 constexpr std::uint32_t n_streams = NT > 4                ? 1  // two would spill their totals, and half the speed
                                     : R == Reading::ahead ? 2
@@ -61,7 +62,7 @@ template <int SuperchunkBytes>
   constexpr int n_lines = (SuperchunkBytes + 63) / 64;
 #pragma GCC unroll 16
   for (int line = n_lines * b / 4; line < n_lines * (b + 1) / 4; ++line)
-    _mm_prefetch(reinterpret_cast<const char*>(superchunk) + ahead_bytes + 64 * line, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(superchunk) + gemv_ahead_bytes + 64 * line, _MM_HINT_T0);
 }
 
 inline std::int64_t load_q8(const std::int8_t* q) {

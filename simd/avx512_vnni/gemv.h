@@ -5,10 +5,13 @@
 
 namespace r1::simd {
 
+// How far ahead of products the row kernels ask for codes; measurements in gemv.cpp.
+inline constexpr std::size_t gemv_ahead_bytes = 3072;
+
 // Tables: [n_formats + 1], by format id
 void use_avx512_vnni_gemv(GemvFn* table, bool prefetch);  // all but w8; by prefetch instructions or without
 void use_avx512_vnni_gemm(GemmFn* table);
-void use_avx512_vnni_w8_gemv(GemvFn* table);
+void use_avx512_vnni_w8_gemv(GemvFn* table, bool prefetch);
 void use_avx512_vnni_q8_attention(Kernels& kernels);
 void use_avx512_bf16_attention(Kernels& kernels);  // for machines that have avx512_bf16, too
 void use_avx512_vnni_prefill_attention(Kernels& kernels);

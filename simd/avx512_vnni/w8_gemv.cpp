@@ -22,13 +22,16 @@ inline __m512i load_q4(const std::int8_t* q) {
 }
 
 // Panels panel, panel + distance … of NP parts, line by line in turns: so many long streams. Each line waits, in the
-// program, for those before, since the compiler would mix them up among its independent loads; and the loop over lines
-// is left a loop, since Zen's prefetchers know a stream by the instruction that reads it. Measured on two cores of the
-// Zen 5 class, one token, % of plain reads of 80 GB/s (of 50 in brackets):
+// program, for those before, since the compiler would mix them up among its independent loads. Without prefetches the
+// loop over lines is left a loop, since Zen's prefetchers know a stream by the instruction that reads it.
+// Measured from memory, one token, % of plain reads. Two cores of the Zen 5 class, reads of 80 GB/s (of 50 in
+// brackets):
 //   unrolled: 2, 3, 4 streams 66 (86), 78 (87), 85 (89); 2 streams, prefetcht0 3 KiB ahead 85 (91)
 //   a loop of two lines: 2, 3, 4, 5 streams 92 – 94 (97 – 98), 84 (95), – (91), – (94); 2 streams, prefetches 59 (91)
 // Two cores of the Zen 4 class, unrolled: 2, 3, 4 streams 96, 92, 96 – 99 of 58 – 65 GB/s; 99 – 102 of 36.
-template <int NT, std::uint32_t NP>
+// An Emerald Rapids, 2 threads (16 in brackets), 2 streams: unrolled 89 – 90 (93 – 95), with prefetches 97 – 101 (98 –
+// 99), a loop 86 – 88 (93).
+template <bool Prefetch, int NT, std::uint32_t NP>
 void together(const PackedMatrix& w, const Inputs<Format::w8, NT>& in, std::uint32_t panel, std::uint32_t distance,
               float* y, std::size_t ldy) {
   const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
@@ -54,14 +57,22 @@ void together(const PackedMatrix& w, const Inputs<Format::w8, NT>& in, std::uint
 #pragma GCC unroll 4
         for (std::uint32_t p = 0; p < NP; ++p) sums[0][p][t] = start, sums[1][p][t] = _mm512_setzero_si512();
       }
-      if constexpr (NT > 4) {  // too much to do per line for the processor to see far ahead: 32 → 74 % of 50 GB/s
+      // Eight tokens are too much to do per line for the processor to see far ahead: 32 → 74 % of 50 GB/s on Zen 5.
+      if constexpr (Prefetch || NT > 4) {
+#pragma GCC unroll 4
+        for (std::uint32_t p = 0; p < NP; ++p) {
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) _mm_prefetch(reinterpret_cast<const char*>(codes) + 3072 + 64 * i, _MM_HINT_T0);
+          for (int i = 0; i < 8; ++i) {
+            const std::uint8_t* line = codes + p * distance_bytes + 64 * i;
+            _mm_prefetch(reinterpret_cast<const char*>(line) + gemv_ahead_bytes, _MM_HINT_T0);
+          }
+        }
       }
+      constexpr std::size_t n_unrolled = Prefetch ? 8 : 2;
 #pragma GCC unroll 1
-      for (std::size_t i = 0; i < 8; i += 2) {
-#pragma GCC unroll 2
-        for (std::size_t line = 0; line < 2; ++line) {
+      for (std::size_t i = 0; i < 8; i += n_unrolled) {
+#pragma GCC unroll 8
+        for (std::size_t line = 0; line < n_unrolled; ++line) {
           __m512i z[NP];
 #pragma GCC unroll 4
           for (std::uint32_t p = 0; p < NP; ++p) {
@@ -72,7 +83,10 @@ void together(const PackedMatrix& w, const Inputs<Format::w8, NT>& in, std::uint
           for (int t = 0; t < NT; ++t) {
             const __m512i q = load_q4(in.q[t] + block * quant::block_k + 4 * (i + line));
 #pragma GCC unroll 4
-            for (std::uint32_t p = 0; p < NP; ++p) sums[line][p][t] = _mm512_dpbusd_epi32(sums[line][p][t], z[p], q);
+            for (std::uint32_t p = 0; p < NP; ++p) {
+              __m512i& sum = sums[line % 2][p][t];
+              sum = _mm512_dpbusd_epi32(sum, z[p], q);
+            }
           }
         }
       }
@@ -96,22 +110,23 @@ void together(const PackedMatrix& w, const Inputs<Format::w8, NT>& in, std::uint
   for (std::uint32_t p = 0; p < NP; ++p) store_rows(w, panel + p * distance, total[p], in.n_tokens, y, ldy);
 }
 
+template <bool Prefetch>
 void gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
           std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy) {
   for_batch(n_tokens, [&]<int NT>() {
     constexpr std::uint32_t n_streams = NT > 4 ? 1 : 2;  // the sums of eight tokens and two streams fit no registers
     const Inputs<Format::w8, NT> in(x, token_begin, n_tokens);
     const std::uint32_t part = (panel_end - panel_begin) / n_streams;
-    for (std::uint32_t i = 0; i < part; ++i) together<NT, n_streams>(w, in, panel_begin + i, part, y, ldy);
+    for (std::uint32_t i = 0; i < part; ++i) together<Prefetch, NT, n_streams>(w, in, panel_begin + i, part, y, ldy);
     for (std::uint32_t panel = panel_begin + n_streams * part; panel < panel_end; ++panel)
-      together<NT, 1>(w, in, panel, 0, y, ldy);
+      together<Prefetch, NT, 1>(w, in, panel, 0, y, ldy);
   });
 }
 
 }  // namespace
 
-void use_avx512_vnni_w8_gemv(GemvFn* table) {
-  table[static_cast<int>(Format::w8)] = gemv;
+void use_avx512_vnni_w8_gemv(GemvFn* table, bool prefetch) {
+  table[static_cast<int>(Format::w8)] = prefetch ? gemv<true> : gemv<false>;
 }
 
 }  // namespace r1::simd

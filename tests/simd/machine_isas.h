@@ -49,6 +49,7 @@ inline std::vector<const r1::simd::Kernels*> row_kernel_tables() {
     static r1::simd::Kernels readings[] = {*vnni, *vnni};
     for (const bool prefetch : {false, true}) {
       r1::simd::use_avx512_vnni_gemv(readings[prefetch].gemv, prefetch);
+      r1::simd::use_avx512_vnni_w8_gemv(readings[prefetch].gemv, prefetch);
       tables.push_back(&readings[prefetch]);
     }
   }
