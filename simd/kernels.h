@@ -51,7 +51,9 @@ struct Activations {
   const std::int8_t* q_step4 = nullptr;     // the same; per 16 k position 8s + i holds k = 2i + s (t4, t4h)
   const float* scale = nullptr;             // [n_tokens, k_padded / 128] = max|x| / 127
   const std::int32_t* block_sum = nullptr;  // [n_tokens, k_padded / 32] = Σ q
-  const std::uint16_t* bf16 = nullptr;      // [k_padded / 32, n_tokens, 32] = x to the nearest bf16; where reads_bf16()
+  const std::uint16_t* bf16 = nullptr;      // x to the nearest bf16, [k_padded / 32, n_tokens, 32]; where reads_bf16()
+
+  static constexpr std::uint32_t bf16_step_k = 32;  // of bf16: what a product of matrix units takes
 };
 
 // Owned storage for the above, planned once.
@@ -111,6 +113,7 @@ inline constexpr std::uint32_t gemm_min_tokens = 5;
 struct WideGemm {
   GemmFn multiply = nullptr;
   std::uint32_t min_tokens = 0;
+  bool reads_bf16 = false;  // Activations::bf16
 };
 inline constexpr float fold_factor_max = 258;
 // What is cut: half a unit in the last place on average, so 2^-8 · 2 / 3 of a weight in the least squares over

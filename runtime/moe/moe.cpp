@@ -68,7 +68,7 @@ void group_by_expert(const Pass& pass, const Routing& routing, MemberScratch& ow
 struct Reads {
   bool floats = false, step2 = false, step4 = false, bf16 = false;
   void add(const simd::Kernels& kernels, const Matrix& w) {
-    bf16 = bf16 || (kernels.reads_bf16() && (w.format == quant::Format::nl6 || w.format == quant::Format::w8));
+    bf16 = bf16 || kernels.wide_gemm[static_cast<int>(w.format)].reads_bf16;
     floats = floats || !quant::info(w.format).is_packed();
     step2 = step2 || w.format == quant::Format::t2;
     step4 = step4 || w.format == quant::Format::t4 || w.format == quant::Format::t4h;
@@ -88,9 +88,10 @@ void copy_row(const simd::Activations& from, std::uint32_t from_row, const simd:
   copy(from.scale, to.scale, from.k_padded / quant::superchunk_k);
   copy(from.block_sum, to.block_sum, from.k_padded / quant::block_k);
   if (reads.bf16) {
-    for (std::size_t step = 0; step < from.k_padded / 32; ++step) {
-      std::memcpy(const_cast<std::uint16_t*>(to.bf16) + (step * to.n_tokens + to_row) * 32,
-                  from.bf16 + (step * from.n_tokens + from_row) * 32, 64);
+    constexpr std::size_t step_k = simd::Activations::bf16_step_k;
+    for (std::size_t step = 0; step < from.k_padded / step_k; ++step) {
+      std::memcpy(const_cast<std::uint16_t*>(to.bf16) + (step * to.n_tokens + to_row) * step_k,
+                  from.bf16 + (step * from.n_tokens + from_row) * step_k, step_k * sizeof(*to.bf16));
     }
   }
 }

@@ -26,7 +26,7 @@ constexpr std::uint32_t slab_panels = 4;
 constexpr std::uint32_t turn_panels = 16;
 constexpr std::uint32_t totals_tiles = 32;  // of tokens, that share an unpacked slab
 
-constexpr std::uint32_t product_k = 32;
+constexpr std::uint32_t product_k = Activations::bf16_step_k;
 constexpr std::uint32_t superchunk_products = quant::superchunk_k / product_k;
 
 struct alignas(64) Scratch {
@@ -224,7 +224,7 @@ bool quantize_row(const Activations& view, std::uint32_t token) {
 
 template <Format F>
 void use(WideGemm* table) {
-  table[static_cast<int>(F)] = {gemm<F>, bf16_min_tokens};
+  table[static_cast<int>(F)] = {gemm<F>, bf16_min_tokens, true};
 }
 
 }  // namespace

@@ -217,7 +217,7 @@ void bf16_pv(const float* p, std::size_t ldp, std::uint32_t n_heads, const std::
 
 std::uint64_t peak_bf16(std::uint64_t n) {
   const __m512i x = _mm512_set1_epi16(0x3f80);
-  return multiply_adds<lanes>(n, _mm512_setzero_ps(), [&](__m512 sum) {
+  return multiply_adds<lanes, 24>(n, _mm512_setzero_ps(), [&](__m512 sum) {
     sum = dot(sum, x, x);
     asm volatile("" : "+v"(sum));
     return sum;
