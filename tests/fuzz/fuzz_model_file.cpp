@@ -8,20 +8,25 @@
 
 #include "runtime/model_file/model_file.h"
 
+namespace {
+
+// A container may have a /dev/shm that only root can write.
+std::string memory_folder() {
+  return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path().string();
+}
+
+}  // namespace
+
 // The input is the shard of a model directory whose other files are right (tests/fuzz/model).
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const std::string directory = [] {
-    const std::string memory = std::filesystem::exists("/dev/shm") ? "/dev/shm" : "/tmp";
-    std::string path = memory + "/r1-fuzz-" + std::to_string(::getpid());
+    static const std::string path = memory_folder() + "/r1-fuzz-" + std::to_string(::getpid());
     std::filesystem::create_directories(path);
     for (const char* name : {"config.json", "model.safetensors.index.json"}) {
       std::filesystem::copy_file(std::string(R1_FUZZ_DIR "/model/") + name, path + "/" + name,
                                  std::filesystem::copy_options::overwrite_existing);
     }
-    std::atexit([] {
-      std::filesystem::remove_all((std::filesystem::exists("/dev/shm") ? "/dev/shm/r1-fuzz-" : "/tmp/r1-fuzz-") +
-                                  std::to_string(::getpid()));
-    });
+    std::atexit([] { std::filesystem::remove_all(path); });
     return path;
   }();
   std::ofstream(directory + "/common.safetensors", std::ios::binary)
