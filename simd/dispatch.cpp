@@ -35,15 +35,6 @@ bool has_avx512_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
 }
 
-// 0: not AMD's.
-unsigned amd_family() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned amd = signature_AMD_ebx;
-  if (__get_cpuid(0, &a, &b, &c, &d) == 0 || b != amd || __get_cpuid(1, &a, &b, &c, &d) == 0) return 0;
-  return (a >> 8 & 0xf) + (a >> 20 & 0xff);
-}
-constexpr unsigned zen4_family = 0x19;  // among machines with AVX-512
-
 // What an instruction set needs beyond the baseline, in the kernel's names. GCC's test covers the system's support for
 // the registers (XGETBV) too.
 std::array<Feature, 6> needed(Isa isa) {
@@ -116,9 +107,9 @@ Kernels make_table(Isa isa) {
     use_avx512_prefill_attention(table);
   }
   if (isa >= Isa::avx512_vnni) {
-    use_avx512_vnni_gemv(table.gemv, amd_family() != zen4_family);
+    use_avx512_vnni_gemv(table.gemv, __builtin_cpu_is("amdfam19h") == 0);  // Zen 4, among machines with AVX-512
     use_avx512_vnni_gemm(table.gemm);
-    use_avx512_vnni_w8_gemv(table.gemv, amd_family() == 0);
+    use_avx512_vnni_w8_gemv(table.gemv, __builtin_cpu_is("amd") == 0);
     use_avx512_vnni_q8_attention(table);
     use_avx512_vnni_unpack(table.unpack_s8);
     if (has_avx512_bf16()) {

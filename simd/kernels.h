@@ -94,8 +94,7 @@ using GemmFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32
                         std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile);
 inline constexpr std::size_t gemm_tile_bytes = std::size_t{640} << 10;
 // The batch from which `gemm` is faster than steps of `gemv`, measured with AVX-512 VNNI on Zen 4: unpacking costs as
-// much as three or four tokens. Of w8 on Zen 5, 8 tokens gain 28 → 33 % of vpdpbusd,
-// 16 tokens 33 → 60.
+// much as three or four tokens. (w8 on Zen 5: 8 tokens 28 → 33, 16 tokens 33 → 60 % of vpdpbusd.)
 inline constexpr std::uint32_t gemm_min_tokens = 5;
 
 // A GemmFn for batches of min_tokens and more, on machines whose matrix unit is worth its set-up only then. Sums must

@@ -18,16 +18,9 @@ namespace {
 
 using quant::Format;
 
-// How memory is read. Panels are multiplied a few at a time, each at the head of its own equal part of the panels at
-// hand: so many long streams, in turns by superchunk.
-enum class Reading {
-  followed,  // by the processor's prefetchers alone
-  ahead      // with prefetch instructions
-};
-
-// Measured from memory, huge pages, one token, % of plain reads of the same turns.
-// Two cores of the Zen 4 class, reads of 62 to 66 GB/s (T formats), where prefetches take up the buffers of misses that
-// reads need:
+// How many streams take turns by superchunk, with prefetch instructions and without. Measured from memory, huge pages,
+// one token, % of plain reads of the same turns. Two cores of the Zen 4 class, reads of 62 to 66 GB/s (T formats),
+// where prefetches take up the buffers of misses that reads need:
 //                             t2   t2_5  t3   t3_5  t4   t5   nl6  t4, K = 1536   t2, K = 1536
 //   1 stream                  64   65    75   82    78   82   83   87             73
 //   2 streams                 60   69    80   90    95   99   97   99             67
@@ -49,9 +42,9 @@ enum class Reading {
 //   2 streams, 2 KiB ahead   79–90 79–94 89    90    91    91    92;      93 93 93 93 93 92 94
 //   2 streams, 3 KiB ahead   88–91 88–92 89    90–92 92–94 91–94 91–93;   92 92 93 94 95 94 94
 //   2 streams, 4 KiB ahead   90–91 89–93 89–91 90–94 91–94 90–94 91–92;   93 92 93 93 93 92 94
-template <Format F, Reading R, int NT>
+template <Format F, bool Prefetch, int NT>
 constexpr std::uint32_t n_streams = NT > 4                ? 1  // two would spill their totals, and half the speed
-                                    : R == Reading::ahead ? 2
+                                    : Prefetch            ? 2
                                     : NT > 1              ? 1  // more were not measured there
                                     : trellis_shape(F).s8 ? 2
                                                           : 3;
@@ -83,7 +76,7 @@ struct Product : Codes<F> {
   explicit Product(const PackedMatrix& w) : s4_table(_mm512_loadu_ps(w.s4_table())) {}
 
   // total[t] += superchunk c of a panel · token t
-  template <int NT, Reading R>
+  template <bool Prefetch, int NT>
   [[gnu::always_inline]] void add(const std::uint8_t* superchunk, std::uint32_t c, const Inputs<F, NT>& in,
                                   __m512* total) const {
     const std::uint8_t* codes = superchunk + shape.scale_bytes();
@@ -92,7 +85,7 @@ struct Product : Codes<F> {
 #pragma GCC unroll 4
     for (int b = 0; b < 4; ++b) {
       const std::size_t block = std::size_t{c} * 4 + static_cast<std::size_t>(b);
-      if constexpr (R == Reading::ahead) {
+      if constexpr (Prefetch) {
         fetch_ahead<superchunk_bytes>(superchunk, b);
         asm volatile("" : "+r"(codes));  // or GCC mixes up the loads of all blocks: t4 97 → 88 % on Zen 5
       }
@@ -129,7 +122,7 @@ struct Product : Codes<F> {
 };
 
 // Panels panel, panel + distance … of NP parts.
-template <Format F, Reading R, int NT, std::uint32_t NP>
+template <Format F, bool Prefetch, int NT, std::uint32_t NP>
 void together(const PackedMatrix& w, const Product<F>& product, const Inputs<F, NT>& in, std::uint32_t panel,
               std::uint32_t distance, float* y, std::size_t ldy) {
   const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
@@ -142,41 +135,40 @@ void together(const PackedMatrix& w, const Product<F>& product, const Inputs<F, 
   for (std::uint32_t c = 0; c < n_superchunks; ++c, superchunk += Product<F>::superchunk_bytes) {
 #pragma GCC unroll 4
     for (std::uint32_t p = 0; p < NP; ++p)
-      product.template add<NT, R>(superchunk + p * distance_bytes, c, in, total[p]);
+      product.template add<Prefetch, NT>(superchunk + p * distance_bytes, c, in, total[p]);
   }
   for (std::uint32_t p = 0; p < NP; ++p) store_rows(w, panel + p * distance, total[p], in.n_tokens, y, ldy);
 }
 
-template <Format F, Reading R>
+template <Format F, bool Prefetch>
 void gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
           std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy) {
   for_batch(n_tokens, [&]<int NT>() {
-    constexpr std::uint32_t n = n_streams<F, R, NT>;
+    constexpr std::uint32_t n = n_streams<F, Prefetch, NT>;
     const Product<F> product(w);
     const Inputs<F, NT> in(x, token_begin, n_tokens);
-    const std::uint32_t part = (panel_end - panel_begin) / n;
-    for (std::uint32_t i = 0; i < part; ++i) together<F, R, NT, n>(w, product, in, panel_begin + i, part, y, ldy);
-    for (std::uint32_t panel = panel_begin + n * part; panel < panel_end; ++panel)
-      together<F, R, NT, 1>(w, product, in, panel, 0, y, ldy);
+    in_streams<n>(panel_begin, panel_end, [&]<std::uint32_t NP>(std::uint32_t panel, std::uint32_t distance) {
+      together<F, Prefetch, NT, NP>(w, product, in, panel, distance, y, ldy);
+    });
   });
 }
 
-template <Reading R>
+template <bool Prefetch>
 void use_gemv(GemvFn* table) {
-  table[static_cast<int>(Format::t2)] = gemv<Format::t2, R>;
-  table[static_cast<int>(Format::t2_5)] = gemv<Format::t2_5, R>;
-  table[static_cast<int>(Format::t3)] = gemv<Format::t3, R>;
-  table[static_cast<int>(Format::t3_5)] = gemv<Format::t3_5, R>;
-  table[static_cast<int>(Format::t4)] = gemv<Format::t4, R>;
-  table[static_cast<int>(Format::t4h)] = gemv<Format::t4h, R>;
-  table[static_cast<int>(Format::t5)] = gemv<Format::t5, R>;
-  table[static_cast<int>(Format::nl6)] = gemv<Format::nl6, R>;
+  table[static_cast<int>(Format::t2)] = gemv<Format::t2, Prefetch>;
+  table[static_cast<int>(Format::t2_5)] = gemv<Format::t2_5, Prefetch>;
+  table[static_cast<int>(Format::t3)] = gemv<Format::t3, Prefetch>;
+  table[static_cast<int>(Format::t3_5)] = gemv<Format::t3_5, Prefetch>;
+  table[static_cast<int>(Format::t4)] = gemv<Format::t4, Prefetch>;
+  table[static_cast<int>(Format::t4h)] = gemv<Format::t4h, Prefetch>;
+  table[static_cast<int>(Format::t5)] = gemv<Format::t5, Prefetch>;
+  table[static_cast<int>(Format::nl6)] = gemv<Format::nl6, Prefetch>;
 }
 
 }  // namespace
 
 void use_avx512_vnni_gemv(GemvFn* table, bool prefetch) {
-  prefetch ? use_gemv<Reading::ahead>(table) : use_gemv<Reading::followed>(table);
+  prefetch ? use_gemv<true>(table) : use_gemv<false>(table);
 }
 
 }  // namespace r1::simd

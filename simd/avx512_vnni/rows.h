@@ -1,4 +1,5 @@
-// Internal to simd/: results of a panel's 16 rows. Internal linkage, as in trellis_shape.h.
+// Internal to simd/: the panels of a row kernel, and results of a panel's 16 rows. Internal linkage, as in
+// trellis_shape.h.
 #pragma once
 
 #include <immintrin.h>
@@ -10,6 +11,15 @@
 
 namespace r1::simd {
 namespace {
+
+// Calls take.operator()<n>(panel, distance) for n panels `distance` apart at a time, each at the head of its own equal
+// part of the panels at hand: so memory is read as N long streams. What they leave over comes one by one, n = 1.
+template <std::uint32_t N, class Take>
+inline void in_streams(std::uint32_t panel_begin, std::uint32_t panel_end, Take&& take) {
+  const std::uint32_t part = (panel_end - panel_begin) / N;
+  for (std::uint32_t i = 0; i < part; ++i) take.template operator()<N>(panel_begin + i, part);
+  for (std::uint32_t panel = panel_begin + N * part; panel < panel_end; ++panel) take.template operator()<1>(panel, 0);
+}
 
 // total [n_tokens], each of the panel's rows → y, scaled by row
 inline void store_rows(const PackedMatrix& w, std::uint32_t panel, const __m512* total, int n_tokens, float* y,

@@ -116,10 +116,9 @@ void gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin
   for_batch(n_tokens, [&]<int NT>() {
     constexpr std::uint32_t n_streams = NT > 4 ? 1 : 2;  // the sums of eight tokens and two streams fit no registers
     const Inputs<Format::w8, NT> in(x, token_begin, n_tokens);
-    const std::uint32_t part = (panel_end - panel_begin) / n_streams;
-    for (std::uint32_t i = 0; i < part; ++i) together<Prefetch, NT, n_streams>(w, in, panel_begin + i, part, y, ldy);
-    for (std::uint32_t panel = panel_begin + n_streams * part; panel < panel_end; ++panel)
-      together<Prefetch, NT, 1>(w, in, panel, 0, y, ldy);
+    in_streams<n_streams>(panel_begin, panel_end, [&]<std::uint32_t NP>(std::uint32_t panel, std::uint32_t distance) {
+      together<Prefetch, NT, NP>(w, in, panel, distance, y, ldy);
+    });
   });
 }
 
