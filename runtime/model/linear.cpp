@@ -51,16 +51,14 @@ void multiply_units(const simd::Kernels& kernels, const Product& product, std::u
     }
     return;
   }
-  if (panel_begin >= panel_end) return;
-  const auto format = static_cast<std::size_t>(w.format);
+  if (panel_begin >= panel_end || product.n_rows == 0) return;
   if (product.n_rows >= simd::gemm_min_tokens) {
     kernels.gemm_for(w.format, product.n_rows)(w, *product.x, product.first_row, product.n_rows, panel_begin, panel_end,
                                                product.y, product.ldy, tile);
-    return;
-  }
-  for (std::uint32_t row = 0; row < product.n_rows; row += simd::max_gemv_tokens) {
-    kernels.gemv[format](w, *product.x, product.first_row + row, std::min(simd::max_gemv_tokens, product.n_rows - row),
-                         panel_begin, panel_end, product.y + row * product.ldy, product.ldy);
+  } else {
+    static_assert(simd::gemm_min_tokens <= simd::max_gemv_tokens + 1);
+    kernels.gemv[static_cast<std::size_t>(w.format)](w, *product.x, product.first_row, product.n_rows, panel_begin,
+                                                     panel_end, product.y, product.ldy);
   }
 }
 

@@ -20,6 +20,7 @@ std::string memory_folder() {
 // The input is the shard of a model directory whose other files are right (tests/fuzz/model).
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const std::string directory = [] {
+    // Of static lifetime, older than the handler that needs it.
     static const std::string path = memory_folder() + "/r1-fuzz-" + std::to_string(::getpid());
     std::filesystem::create_directories(path);
     for (const char* name : {"config.json", "model.safetensors.index.json"}) {

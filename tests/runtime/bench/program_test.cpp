@@ -124,7 +124,7 @@ TEST_CASE("kernels: a row for each format and place, and attention") {
       CHECK(ours == r["code"].get<std::string>().empty());
       CHECK(r["fraction"] > 0);
       // One after the other on a machine that others share: the clock may change between them.
-      CHECK(1.1 * r["peak_per_second"].get<double>() > r["multiply_adds_per_second"].get<double>());
+      CHECK(1.05 * r["peak_per_second"].get<double>() > r["multiply_adds_per_second"].get<double>());
       CHECK(r.contains("from_packed_per_second") == (r["product"] == "kv_b"));
     }
     CHECK(n_ours == 10);  // two products, five batches
