@@ -17,6 +17,7 @@
 #include <optional>
 #include <vector>
 
+#include "convert/feedback_input.h"
 #include "convert/output_directory.h"
 #include "convert/parallel.h"
 #include "runtime/base/try.h"
@@ -45,13 +46,6 @@ struct FeedbackGroup {
   const rt::ImatrixInput* input = nullptr;  // null: parts without feedback
   std::vector<std::size_t> works, units;
 };
-
-// The input whose moments a part's feedback is made of; null if it has none.
-const rt::ImatrixInput* feedback_input(const rt::Importance* importance, const rt::BlobSpec& spec,
-                                       const rt::MatrixSpec& matrix, quant::Format format) {
-  if (importance == nullptr || !quant::takes_feedback(format)) return nullptr;
-  return importance->moments(spec, matrix);
-}
 
 // About a megabyte of f32 at a time: enough to amortise a write, little enough to bound memory and share the tail. With
 // feedback, as many rows as the encoder takes together.

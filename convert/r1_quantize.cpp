@@ -10,11 +10,13 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "convert/cli/command.h"
 #include "convert/cli/imatrix.h"
 #include "convert/cli/mix_choice.h"
 #include "convert/cli/plan_report.h"
+#include "convert/cli/plan_time.h"
 #include "convert/cli/sensitivity.h"
 #include "convert/pipeline.h"
 #include "convert/progress_line.h"
@@ -54,7 +56,11 @@ Result<void> write_recipe(const Options& options, const convert::Mix& mix) {
   return rt::write_file_atomically(options.recipe_out, std::as_bytes(std::span(text)));
 }
 
-// --plan: from config.json alone.
+Result<rt::Imatrix> load_imatrix(const Options& options) {
+  return rt::Imatrix::load(options.imatrix, options.no_feedback ? rt::MomentsOf::none : rt::MomentsOf::file);
+}
+
+// --plan: from config.json alone, and the importance matrix that shall be used.
 Result<void> show_plan(const Options& options) {
   const bool is_directory = std::filesystem::is_directory(options.source);
   const std::string path = is_directory ? options.source + "/config.json" : options.source;
@@ -65,12 +71,23 @@ Result<void> show_plan(const Options& options) {
   R1_CHECK(write_recipe(options, mix));
   R1_TRY(ConversionPlan plan, convert::make_plan(config, mix, is_bf16, std::string(16, '0')));
   plan.effort = options.effort;
-  const double seconds = convert::estimated_seconds(plan, options.threads());
+  rt::Imatrix imatrix;
+  std::optional<rt::Importance> importance;
+  if (!options.imatrix.empty()) {
+    R1_TRY(imatrix, load_imatrix(options));
+    // Whose it is, weights tell, not config.json: the conversion looks.
+    R1_TRY(importance, rt::Importance::of(imatrix, config, imatrix.identity, options.imatrix));
+  }
+  const convert::PlanTime time =
+      convert::estimated_time(plan, importance ? &*importance : nullptr, options.threads());
   if (options.json) {
-    fmt::print("{}\n", convert::plan_json(plan, seconds, options.threads()).dump(2));
+    nlohmann::ordered_json json = convert::plan_json(plan, options.threads());
+    json["estimated_seconds"] = time.seconds;
+    json["feedback_inputs"] = time.n_feedback_inputs;
+    fmt::print("{}\n", json.dump(2));
     return {};
   }
-  convert::print_plan(config, plan, seconds, options.threads());
+  convert::print_plan(config, plan, time, options.threads());
   return {};
 }
 
@@ -83,8 +100,7 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   R1_CHECK(write_recipe(options, mix));
   rt::Imatrix imatrix;
   if (!options.imatrix.empty()) {
-    R1_TRY(imatrix,
-           rt::Imatrix::load(options.imatrix, options.no_feedback ? rt::MomentsOf::none : rt::MomentsOf::file));
+    R1_TRY(imatrix, load_imatrix(options));
     const rt::ExpertCoverage coverage = rt::expert_coverage(checkpoint.config(), imatrix);
     if (coverage.n_few > 0) {
       fmt::print(stderr, "{}: {} of {} experts saw fewer than {} tokens ({} none): blended with their layer's mean\n",
@@ -124,8 +140,7 @@ Result<void> run_conversion(const Options& options, std::uint64_t ram_bytes) {
   ::getrusage(RUSAGE_SELF, &usage);
   const double peak_gb = static_cast<double>(usage.ru_maxrss) * 1024 / 1e9;
   if (options.json) {
-    nlohmann::ordered_json json = convert::plan_json(plan, seconds, options.threads());
-    json.erase("estimated_seconds");
+    nlohmann::ordered_json json = convert::plan_json(plan, options.threads());
     json["seconds"] = seconds;
     json["peak_rss_bytes"] = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
     json["shards_written"] = report->n_shards_written;
@@ -253,8 +268,7 @@ Result<void> synthesize(const SynthFlags& flags) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
     nlohmann::ordered_json json =
-        convert::plan_json(plan, seconds, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
-    json.erase("estimated_seconds");
+        convert::plan_json(plan, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
     json["seconds"] = seconds;
     json["written_bytes"] = *written;
     fmt::print("{}\n", json.dump(2));

@@ -53,6 +53,9 @@ TEST_CASE("--plan needs nothing but a config.json, and is JSON where asked") {
   const auto json = nlohmann::json::parse(run_quantize({"--plan", config, "--recipe", "r2.7", "--json"}).out);
   CHECK(json["bytes"].get<double>() / 1e9 == doctest::Approx(230.2).epsilon(0.001));
   CHECK(json["files"].size() == 60);
+  CHECK(json["estimated_seconds"] > 0);
+  CHECK(json["feedback_inputs"] == 0);
+  check_one_line(run_quantize({"--plan", config, "--recipe", "r2.7", "--imatrix", "/nonexistent"}), 1, "/nonexistent");
 }
 
 TEST_CASE("verify finds one flipped bit and names it") {
@@ -129,6 +132,19 @@ TEST_CASE("moments are collected, make up for errors at any number of threads, a
   REQUIRE(made.exit_code == 0);
   CHECK(made.err.find("GB of memory") != std::string::npos);
   CHECK(std::filesystem::file_size(scratch / "with") > 2 * std::filesystem::file_size(scratch / "plain"));
+
+  // The plan counts what moments cost: in r1-nano those of attention and the dense MLPs.
+  const auto feedback_inputs = [&](const std::string& imatrix, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"--plan", nano, "--recipe", "r2.2", "--json", "--imatrix", scratch / imatrix};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return nlohmann::json::parse(run_quantize(arguments).out)["feedback_inputs"].get<int>();
+  };
+  CHECK(feedback_inputs("with", {}) > 0);
+  CHECK(feedback_inputs("with", {"--no-feedback"}) == 0);
+  CHECK(feedback_inputs("plain", {}) == 0);
+  check_one_line(run_quantize({"--plan", R1_FIXTURES "/tokenizers/DeepSeek-R1/config.json", "--recipe", "r2.2",
+                               "--imatrix", scratch / "with"}),
+                 1, "with");
 
   const auto convert = [&](const std::string& out, const std::string& imatrix, std::vector<std::string> more) {
     std::vector<std::string> arguments = {nano, scratch / out, "--recipe", "r2.2", "--imatrix", scratch / imatrix};
