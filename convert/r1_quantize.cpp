@@ -78,8 +78,7 @@ Result<void> show_plan(const Options& options) {
     // Whose it is, weights tell, not config.json: the conversion looks.
     R1_TRY(importance, rt::Importance::of(imatrix, config, imatrix.identity, options.imatrix));
   }
-  const convert::PlanTime time =
-      convert::estimated_time(plan, importance ? &*importance : nullptr, options.threads());
+  const convert::PlanTime time = convert::estimated_time(plan, importance ? &*importance : nullptr, options.threads());
   if (options.json) {
     nlohmann::ordered_json json = convert::plan_json(plan, options.threads());
     json["estimated_seconds"] = time.seconds;
@@ -267,8 +266,7 @@ Result<void> synthesize(const SynthFlags& flags) {
   if (!written) return written.error();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
-    nlohmann::ordered_json json =
-        convert::plan_json(plan, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
+    nlohmann::ordered_json json = convert::plan_json(plan, flags.n_threads > 0 ? flags.n_threads : omp_get_num_procs());
     json["seconds"] = seconds;
     json["written_bytes"] = *written;
     fmt::print("{}\n", json.dump(2));

@@ -6,11 +6,13 @@
 // plus, minus: add and subtract where the units of multiplications have less to do; set_sum, load_sum,
 // store_sum, to_floats, to_sum (to nearest); add_exponent(x, n) with n in the low bits of floats; first_lanes(x, n)
 // (others 0); sum_of, maximum_of. D gives: Keys, Query, Weight, Values; load_keys, query, weight, load_values, dot;
-// tile_queries, tile_registers; store_weights; largest_weight.
+// tile_queries, tile_registers; store_weights; largest_weight. Or, instead of the first two lines, tile_k_bytes and
+// dots: products by tile registers, of so many bytes of each row at a time.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "simd/prefill_attention.h"
@@ -78,6 +80,20 @@ struct PrefillMeans {
   }
 };
 
+enum class PrefillProduct : std::uint8_t { scores, means };
+
+template <class D>
+concept PrefillByTiles = requires {
+  D::tile_k_bytes;
+};
+
+// Columns come in multiples of this; weights of those that no query sees are 0.
+template <class D>
+constexpr std::uint32_t prefill_column_step() {
+  if constexpr (PrefillByTiles<D>) return D::tile_k_bytes / D::element_bytes;
+  return prefill_lanes;
+}
+
 // sums[q, r] = start[q · next_start] + row q · column r. A function of its own: where it was inlined, GCC 12 spilled
 // sums around and even in the loop.
 //   sums [NQ, NR · 16]
@@ -97,6 +113,27 @@ template <class V, class Product, int NQ, int NR>
   }
   prefill_unrolled<NQ, NR>([&]<int q, int r>()
                                R1_INLINE { V::store_sum(sums + (q * NR + r) * prefill_lanes, sum[q][r]); });
+}
+
+// What products begin with, per query.
+struct PrefillStarts {
+  const std::int32_t* sums = nullptr;  // tiles: [NQ, 16], each query's sixteen times; null: 0
+  std::size_t next = 0;                // from query to query
+};
+
+template <class V, class D, PrefillProduct Product, int NQ, int NR>
+[[gnu::always_inline]] inline void prefill_multiply(const std::byte* rows, std::size_t row_bytes,
+                                                    const PrefillStarts& start, const std::byte* columns,
+                                                    std::size_t next_column, std::uint32_t n_groups,
+                                                    std::int32_t* sums) {
+  if constexpr (PrefillByTiles<D>) {
+    D::template dots<Product, NQ, NR>(rows, row_bytes, start.sums, columns, next_column, n_groups, sums);
+  } else {
+    constexpr std::int32_t zero = 0;
+    constexpr bool is_scores = Product == PrefillProduct::scores;
+    prefill_dots<V, std::conditional_t<is_scores, PrefillScores<D>, PrefillMeans<D>>, NQ, NR>(
+        rows, row_bytes, start.sums != nullptr ? start.sums : &zero, start.next, columns, next_column, n_groups, sums);
+  }
 }
 
 // Sums of both parts → scores of NR registers of rows, and of them the largest so far.
@@ -130,14 +167,15 @@ template <class V, int NQ, int NR, int Parts, bool Whole>
 
 // The scores of NR registers of rows.
 template <class V, class D, int NQ, int NR>
-void prefill_scores(const PrefillShape& shape, const PrefillQueries& queries, const PrefillKeys& keys,
-                    const std::uint32_t* n_visible, std::uint32_t row, float* scores, float* most) {
+void prefill_scores(const PrefillShape& shape, const PrefillQueries& queries, const PrefillStarts* starts,
+                    const PrefillKeys& keys, const std::uint32_t* n_visible, std::uint32_t row, float* scores,
+                    float* most) {
   alignas(64) std::int32_t sums[2][NQ * NR * prefill_lanes];
   const std::byte* query = queries.codes;
   for (int part = 0; part < shape.parts(); ++part) {
-    prefill_dots<V, PrefillScores<D>, NQ, NR>(query, queries.row_bytes, queries.start + part, 2,
-                                              keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part],
-                                              keys.block_bytes[part], shape.groups(part), sums[part]);
+    prefill_multiply<V, D, PrefillProduct::scores, NQ, NR>(
+        query, queries.row_bytes, starts[part], keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part],
+        keys.block_bytes[part], shape.groups(part), sums[part]);
     query += std::size_t{shape.groups(part)} * 4;
   }
   const bool whole = n_visible[0] >= row + NR * prefill_lanes;
@@ -152,11 +190,10 @@ template <class V, class D, int NQ, int NR>
 void prefill_values(const PrefillShape& shape, const std::byte* weights, std::uint32_t n_groups,
                     const std::byte* values, std::uint32_t first, const float* keep, const float* step, float* out,
                     std::size_t ldo) {
-  constexpr std::int32_t zero = 0;
   alignas(64) std::int32_t sums[NQ * NR * prefill_lanes];
-  prefill_dots<V, PrefillMeans<D>, NQ, NR>(weights, prefill_page_rows * D::element_bytes, &zero, 0,
-                                           values + first / prefill_lanes * shape.value_strip_bytes(),
-                                           shape.value_strip_bytes(), n_groups, sums);
+  prefill_multiply<V, D, PrefillProduct::means, NQ, NR>(weights, prefill_page_rows * D::element_bytes, {},
+                                                        values + first / prefill_lanes * shape.value_strip_bytes(),
+                                                        shape.value_strip_bytes(), n_groups, sums);
   out += first;
   const std::int32_t* sum = sums;
   for (int q = 0; q < NQ; ++q, out += ldo, sum += NR * prefill_lanes) {
@@ -253,19 +290,30 @@ template <class V, class D, int NQ>
 void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, const std::uint32_t* n_visible,
                      const PrefillKeys& keys, const PrefillValues& values, const PrefillState& state) {
   constexpr bool bytes = D::element_bytes == 1;
+  constexpr std::uint32_t column_step = prefill_column_step<D>();
+  constexpr int state_lanes = (NQ + 15) / 16 * 16;
   alignas(64) float scores[NQ * prefill_page_rows], most[NQ * prefill_lanes], codes_per_row[prefill_page_rows];
   alignas(64) std::byte weights[NQ * prefill_page_rows * D::element_bytes];
-  alignas(64) float max[prefill_lanes], sum[prefill_lanes], step[prefill_lanes], keep[prefill_lanes];
+  alignas(64) float max[state_lanes], sum[state_lanes], step[state_lanes], keep[state_lanes];
   float codes_per_unit[NQ];
-  const std::uint32_t columns = (n_visible[NQ - 1] + prefill_lanes - 1) / prefill_lanes * prefill_lanes;
+  const std::uint32_t columns = (n_visible[NQ - 1] + column_step - 1) / column_step * column_step;
 
+  PrefillStarts starts[2] = {{queries.start, 2}, {queries.start + 1, 2}};
+  alignas(64) std::int32_t start_rows[PrefillByTiles<D> ? 2 : 1][PrefillByTiles<D> ? NQ * prefill_lanes : 1];
+  if constexpr (PrefillByTiles<D>) {
+    for (int part = 0; part < shape.parts(); ++part) {
+      for (int q = 0; q < NQ; ++q)
+        V::store_sum(start_rows[part] + q * prefill_lanes, V::set_sum(queries.start[2 * q + part]));
+      starts[part] = {start_rows[part], prefill_lanes};
+    }
+  }
   std::fill_n(most, NQ * prefill_lanes, prefill_no_max);
   constexpr std::uint32_t wide = D::tile_registers * prefill_lanes;
   std::uint32_t row = 0;
   for (; row + wide <= columns; row += wide)
-    prefill_scores<V, D, NQ, D::tile_registers>(shape, queries, keys, n_visible, row, scores, most);
+    prefill_scores<V, D, NQ, D::tile_registers>(shape, queries, starts, keys, n_visible, row, scores, most);
   for (; row < columns; row += prefill_lanes)
-    prefill_scores<V, D, NQ, 1>(shape, queries, keys, n_visible, row, scores, most);
+    prefill_scores<V, D, NQ, 1>(shape, queries, starts, keys, n_visible, row, scores, most);
   for (std::uint32_t q = 0; q < NQ; ++q) max[q] = V::maximum_of(V::load(most + q * prefill_lanes));
 
   const bool whole = n_visible[0] == prefill_page_rows;
@@ -295,20 +343,22 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   }
 
   // This page's softmax and the one before become one.
-  for (int q = NQ; q < static_cast<int>(prefill_lanes); ++q) max[q] = sum[q] = step[q] = 0;
-  float before[2][prefill_lanes] = {};
+  for (int q = NQ; q < state_lanes; ++q) max[q] = sum[q] = step[q] = 0;
+  float before[2][state_lanes] = {};
   std::memcpy(before[0], state.max, NQ * sizeof(float));
   std::memcpy(before[1], state.sum, NQ * sizeof(float));
-  const auto old_max = V::load(before[0]), page_max = V::load(max);
-  const auto new_max = V::maximum(old_max, page_max);
-  const auto kept = prefill_exp2<V>(V::subtract(old_max, new_max));
-  const auto added = prefill_exp2<V>(V::subtract(page_max, new_max));
-  V::store(before[0], new_max);
-  V::store(before[1], V::fma(V::load(before[1]), kept, V::multiply(V::load(sum), added)));
+  for (std::uint32_t q = 0; q < state_lanes; q += prefill_lanes) {
+    const auto old_max = V::load(before[0] + q), page_max = V::load(max + q);
+    const auto new_max = V::maximum(old_max, page_max);
+    const auto kept = prefill_exp2<V>(V::subtract(old_max, new_max));
+    const auto added = prefill_exp2<V>(V::subtract(page_max, new_max));
+    V::store(before[0] + q, new_max);
+    V::store(before[1] + q, V::fma(V::load(before[1] + q), kept, V::multiply(V::load(sum + q), added)));
+    V::store(keep + q, kept);
+    V::store(step + q, V::multiply(V::load(step + q), added));
+  }
   std::memcpy(state.max, before[0], NQ * sizeof(float));
   std::memcpy(state.sum, before[1], NQ * sizeof(float));
-  V::store(keep, kept);
-  V::store(step, V::multiply(V::load(step), added));
 
   const std::uint32_t padded = shape.padded_d_v(), n_groups = columns / (4 / D::element_bytes);
   std::uint32_t first = 0;
@@ -321,12 +371,13 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   }
 }
 
-template <class V, class D>
+// As many queries at a time as D's tiles hold, then half of those; the rest by Rest.
+template <class V, class D, class Rest = D>
 void prefill_page_of(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
                      std::uint32_t first_visible, std::uint32_t queries_per_token, const PrefillKeys& keys,
                      const PrefillValues& values, const PrefillState& state) {
   std::uint32_t at = 0;
-  const auto tile = [&]<int NQ>() {
+  const auto tile = [&]<class By, int NQ>() {
     for (; at + NQ <= n; at += NQ) {
       std::uint32_t n_visible[NQ];
       for (std::uint32_t q = 0; q < NQ; ++q)
@@ -334,12 +385,16 @@ void prefill_page_of(const PrefillShape& shape, const PrefillQueries& queries, s
       const PrefillQueries some{queries.codes + at * queries.row_bytes, queries.row_bytes,
                                 queries.scale + 2 * std::size_t{at}, queries.start + 2 * std::size_t{at}};
       const PrefillState part{state.max + at, state.sum + at, state.out + at * state.ldo, state.ldo};
-      prefill_queries<V, D, NQ>(shape, some, n_visible, keys, values, part);
+      prefill_queries<V, By, NQ>(shape, some, n_visible, keys, values, part);
     }
   };
-  tile.template operator()<D::tile_queries>();
-  if constexpr (D::tile_queries > 4) tile.template operator()<4>();
-  tile.template operator()<1>();
+  if constexpr (PrefillByTiles<D>) {
+    tile.template operator()<D, D::tile_queries>();
+    tile.template operator()<D, D::tile_queries / 2>();
+  }
+  tile.template operator()<Rest, Rest::tile_queries>();
+  if constexpr (Rest::tile_queries > 4) tile.template operator()<Rest, 4>();
+  tile.template operator()<Rest, 1>();
 }
 
 template <class V, class D8, class D16>

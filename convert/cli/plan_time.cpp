@@ -51,8 +51,8 @@ double encode_seconds_per_weight(quant::Format format, quant::Effort effort, con
   const auto layout = quant::blob_layout(format, rows, k).value();
   std::vector<std::byte> panels(layout.n_panels * layout.panel_bytes);
   std::vector<float> row_scales(rows);
-  const auto encoding = quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {},
-                                                quant::model_encoding(effort), feedback);
+  const auto encoding =
+      quant::prepare_encoding(format, layout, x, quant::max_sample_rows, {}, quant::model_encoding(effort), feedback);
   const Stopwatch watch;
   quant::encode_panels(encoding, 0, layout.n_panels, x.data(), {}, panels.data(), row_scales.data());
   return watch.seconds() / static_cast<double>(x.size());

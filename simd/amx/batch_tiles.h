@@ -6,13 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "simd/amx/tiles_or_emulated.h"
 #include "simd/tile_gemm.h"
-
-#ifdef R1_EMULATED_TILES
-#include R1_EMULATED_TILES
-#else
-#include "simd/amx/tiles.h"
-#endif
 
 namespace r1::simd {
 namespace {

@@ -1,4 +1,5 @@
-// Internal to simd/: wide batches for AMX-INT8 (t2 … t5) and AMX-BF16 (nl6, w8) with AVX-512 VBMI.
+// Internal to simd/: what AMX, with AVX-512 VBMI and VNNI, does: wide batches of t2 … t5 (AMX-INT8), of nl6 and w8
+// (AMX-BF16), and attention of many queries over bytes.
 #pragma once
 
 #include "simd/kernels.h"
@@ -7,5 +8,6 @@ namespace r1::simd {
 
 void use_amx_gemm(Kernels& kernels);
 void use_amx_bf16_gemm(Kernels& kernels);
+void use_amx_prefill_attention(Kernels& kernels);
 
 }  // namespace r1::simd

@@ -21,6 +21,7 @@ void use_avx2_vnni_gemv_evex(GemvFn* table);
 void use_avx2_vnni_gemm_evex(GemmFn* table);
 void use_avx2_vnni_q8_attention_evex(Kernels& kernels);
 void use_avx2_vnni_prefill_attention_evex(Kernels& kernels);
+void use_amx_prefill_attention_emulated(Kernels& kernels);
 }  // namespace r1::simd
 
 // Those, and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of the same instruction where only that is there.
@@ -35,6 +36,21 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
       r1::simd::use_avx2_vnni_gemm_evex(table.gemm);
       r1::simd::use_avx2_vnni_q8_attention_evex(table);
       r1::simd::use_avx2_vnni_prefill_attention_evex(table);
+      return table;
+    }();
+    tables.push_back(&emulated);
+  }
+  return tables;
+}
+
+// Those, and AMX's attention over tiles in plain code.
+inline std::vector<const r1::simd::Kernels*> prefill_attention_tables() {
+  auto tables = tested_tables();
+  if (const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni)) {
+    static const r1::simd::Kernels emulated = [&] {
+      r1::simd::Kernels table = *vnni;
+      table.isa = r1::simd::Isa::amx;
+      r1::simd::use_amx_prefill_attention_emulated(table);
       return table;
     }();
     tables.push_back(&emulated);

@@ -32,15 +32,15 @@ class Tiles {
   }
   template <int Sums, int Activations, int Weights>
   static void multiply() {
-    for (std::uint32_t row = 0; row < state.rows; ++row) {
-      for (std::uint32_t column = 0; column < 16; ++column) {
-        std::int32_t sum = 0;
-        std::memcpy(&sum, state.bytes[Sums][row] + 4 * column, 4);
-        for (std::uint32_t k = 0; k < state.k; ++k)
-          sum += state.bytes[Activations][row][k] * state.bytes[Weights][k / 4][4 * column + k % 4];
-        std::memcpy(state.bytes[Sums][row] + 4 * column, &sum, 4);
-      }
-    }
+    add_products<std::int8_t, std::int8_t>(Sums, Activations, Weights);
+  }
+  template <int Sums, int Rows, int Columns>
+  static void multiply_signed_unsigned() {
+    add_products<std::int8_t, std::uint8_t>(Sums, Rows, Columns);
+  }
+  template <int Sums, int Rows, int Columns>
+  static void multiply_unsigned_signed() {
+    add_products<std::uint8_t, std::int8_t>(Sums, Rows, Columns);
   }
 
   template <int Sums, int Activations, int Weights>
@@ -70,6 +70,20 @@ class Tiles {
     std::uint32_t rows = 0, k = 0;
     std::int8_t bytes[8][16][64] = {};
   };
+  template <class RowByte, class ColumnByte>
+  static void add_products(int sums, int rows, int columns) {
+    for (std::uint32_t row = 0; row < state.rows; ++row) {
+      for (std::uint32_t column = 0; column < 16; ++column) {
+        std::int32_t sum = 0;
+        std::memcpy(&sum, state.bytes[sums][row] + 4 * column, 4);
+        for (std::uint32_t k = 0; k < state.k; ++k) {
+          sum += static_cast<RowByte>(state.bytes[rows][row][k]) *
+                 static_cast<ColumnByte>(state.bytes[columns][k / 4][4 * column + k % 4]);
+        }
+        std::memcpy(state.bytes[sums][row] + 4 * column, &sum, 4);
+      }
+    }
+  }
   static std::uint32_t rows_of(int tile) { return tile >= 6 ? state.k / 4 : state.rows; }
   static std::size_t row_bytes_of(int tile) { return tile == 4 || tile == 5 ? state.k : 64; }
 
