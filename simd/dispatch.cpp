@@ -78,6 +78,13 @@ std::string lacking(Isa isa) {
 
 constexpr std::array best_first = {Isa::amx, Isa::avx512_vnni, Isa::avx512, Isa::avx2_vnni, Isa::avx2, Isa::scalar};
 
+// What AVX-512 VNNI does without VBMI.
+void use_vnni_products(Kernels& table) {
+  use_avx512_vnni_w8_gemv(table.gemv, __builtin_cpu_is("amd") == 0);
+  use_avx512_vnni_q8_attention(table);
+  use_avx512_vnni_prefill_attention(table);
+}
+
 Kernels make_table(Isa isa) {
   Kernels table;
   table.isa = isa;
@@ -105,18 +112,21 @@ Kernels make_table(Isa isa) {
     use_avx512_gemv(table.gemv);
     use_avx512_gemm(table.gemm);
     use_avx512_prefill_attention(table);
+    if (__builtin_cpu_supports("avx512vnni") != 0) {
+      use_avx512_vnni_without_vbmi_gemv(table.gemv);
+      use_avx512_vnni_without_vbmi_gemm(table.gemm);
+      use_vnni_products(table);
+    }
   }
   if (isa >= Isa::avx512_vnni) {
     use_avx512_vnni_gemv(table.gemv, __builtin_cpu_is("amdfam19h") == 0);  // Zen 4, among machines with AVX-512
     use_avx512_vnni_gemm(table.gemm);
-    use_avx512_vnni_w8_gemv(table.gemv, __builtin_cpu_is("amd") == 0);
-    use_avx512_vnni_q8_attention(table);
+    use_vnni_products(table);
     use_avx512_vnni_unpack(table.unpack_s8);
     if (has_avx512_bf16()) {
       use_avx512_bf16_attention(table);
       use_avx512_bf16_unpack(table.unpack_bf16);
     }
-    use_avx512_vnni_prefill_attention(table);
   }
   if (isa == Isa::amx) {
     use_amx_gemm(table);

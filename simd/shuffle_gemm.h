@@ -64,9 +64,14 @@ struct ShuffleUnpacks {
   using Of = ShuffleUnpack<F, V>;
 };
 
+// T formats and nl6.
 template <class V>
 void use_shuffle_gemm(GemmFn* table) {
   use_tile_gemm<ShuffleUnpacks<V>::template Of, V>(table);
+}
+
+template <class V>
+void use_shuffle_w8_gemm(GemmFn* table) {
   table[static_cast<int>(quant::Format::w8)] = gemm_by_gemv<shuffle_gemv<quant::Format::w8, V>>;
 }
 

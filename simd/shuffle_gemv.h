@@ -261,7 +261,7 @@ struct Product<quant::Format::w8, V> {
           for (int t = 0; t < NT; ++t) {
             std::int32_t four = 0;
             std::memcpy(&four, in.q[t] + block * quant::block_k + 4 * quad, sizeof four);
-            sums[t] = V::dot_w8(sums[t], weights, V::broadcast4(four));
+            sums[t] = V::template dot_w8<NT>(sums[t], weights, V::broadcast4(four));
           }
         }
         const Floats scale = V::s8_scales(superchunk + 16 * b + V::rows * part);
@@ -304,6 +304,7 @@ void shuffle_gemv(const PackedMatrix& w, const Activations& x, std::uint32_t tok
   });
 }
 
+// T formats and nl6.
 template <class V>
 void use_shuffle_gemv(GemvFn* table) {
   using quant::Format;
@@ -315,7 +316,11 @@ void use_shuffle_gemv(GemvFn* table) {
   table[static_cast<int>(Format::t4h)] = shuffle_gemv<Format::t4h, V>;
   table[static_cast<int>(Format::t5)] = shuffle_gemv<Format::t5, V>;
   table[static_cast<int>(Format::nl6)] = shuffle_gemv<Format::nl6, V>;
-  table[static_cast<int>(Format::w8)] = shuffle_gemv<Format::w8, V>;
+}
+
+template <class V>
+void use_shuffle_w8_gemv(GemvFn* table) {
+  table[static_cast<int>(quant::Format::w8)] = shuffle_gemv<quant::Format::w8, V>;
 }
 
 }  // namespace

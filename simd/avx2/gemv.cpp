@@ -12,8 +12,10 @@ namespace {
 // Unsigned × signed bytes by vpmaddubsw. Codebook bytes are at most 127, so a pair's sum stays below 2^15.
 struct MaddDot {
   static constexpr int tile_tokens = 4;  // eight sums, two weights, and what a product passes through: 16 registers
+  // The addition is written out: GCC 12 puts off additions of integers until their terms no longer fit the registers.
   static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activation), _mm256_set1_epi16(1)));
+    asm("vpaddd %1, %0, %0" : "+x"(acc) : "x"(sums(weights, activation)));
+    return acc;
   }
   // w8's bytes reach 255: the sign goes to the activation instead, |weight| ≤ 128.
   struct W8Weights {
@@ -24,8 +26,17 @@ struct MaddDot {
     const __m256i value = _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
     return {value, _mm256_abs_epi8(value)};
   }
+  // One token alone waits for memory, which GCC's order of loads asks sooner: 98 instead of 94 % of plain reads, Zen 4.
+  template <int NT>
   static __m256i dot_w8(__m256i acc, const W8Weights& weights, __m256i activation) {
-    return dot(acc, weights.magnitude, _mm256_sign_epi8(activation, weights.value));
+    const __m256i with_sign = _mm256_sign_epi8(activation, weights.value);
+    if constexpr (NT == 1) return _mm256_add_epi32(acc, sums(weights.magnitude, with_sign));
+    return dot(acc, weights.magnitude, with_sign);
+  }
+
+ private:
+  static __m256i sums(__m256i weights, __m256i activation) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activation), _mm256_set1_epi16(1));
   }
 };
 
@@ -125,12 +136,14 @@ void plain_gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token
 
 void use_avx2_gemv(GemvFn* table) {
   use_shuffle_gemv<Vector256<MaddDot, BlendLookup64>>(table);
+  use_shuffle_w8_gemv<Vector256<MaddDot, BlendLookup64>>(table);
   table[static_cast<int>(quant::Format::f32)] = plain_gemv<F32Weights>;
   table[static_cast<int>(quant::Format::bf16)] = plain_gemv<Bf16Weights>;
 }
 
 void use_avx2_gemm(GemmFn* table) {
   use_shuffle_gemm<Vector256<MaddDot, BlendLookup64>>(table);
+  use_shuffle_w8_gemm<Vector256<MaddDot, BlendLookup64>>(table);
   table[static_cast<int>(quant::Format::f32)] = gemm_by_gemv<plain_gemv<F32Weights>>;
   table[static_cast<int>(quant::Format::bf16)] = gemm_by_gemv<plain_gemv<Bf16Weights>>;
 }

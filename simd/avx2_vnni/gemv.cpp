@@ -18,6 +18,7 @@ struct VnniDot {
   }
   static __m256i start_w8(std::int32_t block_sum) { return _mm256_set1_epi32(-128 * block_sum); }
   static __m256i w8_weights(__m256i bytes) { return bytes; }
+  template <int>
   static __m256i dot_w8(__m256i acc, __m256i weights, __m256i activation) {
     return _mm256_dpbusd_epi32(acc, weights, activation);
   }
@@ -27,10 +28,12 @@ struct VnniDot {
 
 void use_avx2_vnni_gemv(GemvFn* table) {
   use_shuffle_gemv<Vector256<VnniDot, XorLookup64>>(table);
+  use_shuffle_w8_gemv<Vector256<VnniDot, XorLookup64>>(table);
 }
 
 void use_avx2_vnni_gemm(GemmFn* table) {
   use_shuffle_gemm<Vector256<VnniDot, XorLookup64>>(table);
+  use_shuffle_w8_gemm<Vector256<VnniDot, XorLookup64>>(table);
 }
 
 }  // namespace r1::simd

@@ -10,10 +10,12 @@ namespace r1::simd {
 
 void use_avx512_gemv(GemvFn* table) {
   use_shuffle_gemv<Vector512>(table);
+  use_shuffle_w8_gemv<Vector512>(table);
 }
 
 void use_avx512_gemm(GemmFn* table) {
   use_shuffle_gemm<Vector512>(table);
+  use_shuffle_w8_gemm<Vector512>(table);
 }
 
 }  // namespace r1::simd

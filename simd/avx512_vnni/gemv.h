@@ -16,6 +16,10 @@ void use_avx512_vnni_q8_attention(Kernels& kernels);
 void use_avx512_bf16_attention(Kernels& kernels);  // for machines that have avx512_bf16, too
 void use_avx512_vnni_prefill_attention(Kernels& kernels);
 void use_avx512_vnni_unpack(UnpackFn* table);
+
+// For processors that have VNNI alone; w8_gemv, q8_attention and prefill_attention above are theirs, too.
+void use_avx512_vnni_without_vbmi_gemv(GemvFn* table);  // all but w8
+void use_avx512_vnni_without_vbmi_gemm(GemmFn* table);
 void use_avx512_bf16_unpack(UnpackFn* table);  // for machines that have avx512_bf16, too
 
 }  // namespace r1::simd

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "simd/avx512/gemv.h"
 #include "simd/avx512_vnni/gemv.h"
 #include "simd/kernels.h"
 
@@ -24,9 +25,22 @@ void use_avx2_vnni_prefill_attention_evex(Kernels& kernels);
 void use_amx_prefill_attention_emulated(Kernels& kernels);
 }  // namespace r1::simd
 
-// Those, and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of the same instruction where only that is there.
+// Those; what AVX-512 does on processors without VNNI; and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of
+// the same instruction where only that is there.
 inline std::vector<const r1::simd::Kernels*> tested_tables() {
   auto tables = machine_tables();
+  if (r1::simd::kernels_for(r1::simd::Isa::avx512) != nullptr) {
+    static const r1::simd::Kernels skylake = [] {
+      r1::simd::Kernels table = *r1::simd::kernels_for(r1::simd::Isa::avx2);
+      table.isa = r1::simd::Isa::avx512;
+      r1::simd::use_avx512_attention(table);
+      r1::simd::use_avx512_gemv(table.gemv);
+      r1::simd::use_avx512_gemm(table.gemm);
+      r1::simd::use_avx512_prefill_attention(table);
+      return table;
+    }();
+    tables.push_back(&skylake);
+  }
   const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni);
   if (vnni != nullptr && r1::simd::kernels_for(r1::simd::Isa::avx2_vnni) == nullptr) {
     static const r1::simd::Kernels emulated = [&] {
