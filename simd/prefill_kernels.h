@@ -6,8 +6,8 @@
 // plus, minus: add and subtract where the units of multiplications have less to do; set_sum, load_sum,
 // store_sum, to_floats, to_sum (to nearest); add_exponent(x, n) with n in the low bits of floats; first_lanes(x, n)
 // (others 0); sum_of, maximum_of. D gives: Keys, Query, Weight, Values; load_keys, query, weight, load_values, dot;
-// tile_queries, tile_registers; store_weights; largest_weight. Or, instead of the first two lines, tile_k_bytes and
-// dots: products by tile registers, of so many bytes of each row at a time.
+// tile_queries, tile_registers; store_weights; largest_weight. Or, instead of the first two lines, tile_k and dots:
+// products by tile registers, of so many elements of each row at a time.
 #pragma once
 
 #include <algorithm>
@@ -84,13 +84,13 @@ enum class PrefillProduct : std::uint8_t { scores, means };
 
 template <class D>
 concept PrefillByTiles = requires {
-  D::tile_k_bytes;
+  D::tile_k;
 };
 
 // Columns come in multiples of this; weights of those that no query sees are 0.
 template <class D>
 constexpr std::uint32_t prefill_column_step() {
-  if constexpr (PrefillByTiles<D>) return D::tile_k_bytes / D::element_bytes;
+  if constexpr (PrefillByTiles<D>) return D::tile_k;
   return prefill_lanes;
 }
 
@@ -280,7 +280,7 @@ template <class V, class D, int NQ, bool Whole>
       }
       const auto rounded = V::to_sum(wanted);
       carry[q] = V::minus(wanted, V::to_floats(rounded));
-      D::store_weights(weights + (q * std::size_t{prefill_page_rows} + j) * D::element_bytes, rounded);
+      D::store_weights(weights + q * std::size_t{prefill_page_rows} * D::element_bytes, j, rounded);
     });
   }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE { sum[q] = V::sum_of(total[q]); });
@@ -371,11 +371,12 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   }
 }
 
-// As many queries at a time as D's tiles hold, then half of those; the rest by Rest.
+// As many queries at a time as D's tiles hold, then sixteen; the rest by Rest. Returns how many were left where that is
+// void.
 template <class V, class D, class Rest = D>
-void prefill_page_of(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
-                     std::uint32_t first_visible, std::uint32_t queries_per_token, const PrefillKeys& keys,
-                     const PrefillValues& values, const PrefillState& state) {
+std::uint32_t prefill_page_of(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
+                              std::uint32_t first_visible, std::uint32_t queries_per_token, const PrefillKeys& keys,
+                              const PrefillValues& values, const PrefillState& state) {
   std::uint32_t at = 0;
   const auto tile = [&]<class By, int NQ>() {
     for (; at + NQ <= n; at += NQ) {
@@ -390,11 +391,14 @@ void prefill_page_of(const PrefillShape& shape, const PrefillQueries& queries, s
   };
   if constexpr (PrefillByTiles<D>) {
     tile.template operator()<D, D::tile_queries>();
-    tile.template operator()<D, D::tile_queries / 2>();
+    if constexpr (D::tile_queries > prefill_lanes) tile.template operator()<D, prefill_lanes>();
   }
-  tile.template operator()<Rest, Rest::tile_queries>();
-  if constexpr (Rest::tile_queries > 4) tile.template operator()<Rest, 4>();
-  tile.template operator()<Rest, 1>();
+  if constexpr (!std::is_void_v<Rest>) {
+    tile.template operator()<Rest, Rest::tile_queries>();
+    if constexpr (Rest::tile_queries > 4) tile.template operator()<Rest, 4>();
+    tile.template operator()<Rest, 1>();
+  }
+  return n - at;
 }
 
 template <class V, class D8, class D16>

@@ -53,12 +53,13 @@ struct Cut {
   }
 };
 
-PrefillShape shape_of(const ModelConfig& c, simd::KvType type) {
+PrefillShape shape_of(const ModelConfig& c, simd::KvType type, bool planes) {
   PrefillShape shape;
   shape.kind = type == simd::KvType::q8 ? PrefillKind::i8 : PrefillKind::i16;
   shape.width[0] = c.is_mla() ? c.qk_nope_head_dim : c.head_dim;
   shape.width[1] = c.is_mla() ? c.qk_rope_head_dim : 0;
   shape.d_v = c.is_mla() ? c.v_head_dim : c.head_dim;
+  shape.planes = planes && simd::may_have_planes(shape);
   return shape;
 }
 
@@ -268,7 +269,7 @@ std::uint32_t rows_seen(const Pass& pass) {
 PrefillScratch::PrefillScratch(const ModelConfig& c, std::uint32_t max_tokens) {
   if (max_tokens < prefill_min_tokens) return;
   // Words take the most.
-  const PrefillShape shape = shape_of(c, simd::KvType::f16);
+  const PrefillShape shape = shape_of(c, simd::KvType::f16, false);
   const std::size_t heads = c.is_mla() ? prefill_group_heads : c.num_attention_heads / c.num_key_value_heads;
   const std::size_t n = heads * max_tokens;
   q = Buffer<std::byte>(n * shape.query_bytes());
@@ -305,7 +306,7 @@ void prefill_mla(const numa::Member& member, Pass& pass, const Mla& w, std::uint
   Scratch& s = pass.scratch;
   PrefillScratch& own = pass.own(member).prefill;
   std::byte* tile = pass.own(member).tile.data();
-  const PrefillShape shape = shape_of(c, pass.slots[0].kv->shape().type);
+  const PrefillShape shape = shape_of(c, pass.slots[0].kv->shape().type, pass.kernels.prefill_planes);
   const std::uint32_t nope = c.qk_nope_head_dim, rope = c.qk_rope_head_dim, d_q = nope + rope, seen = rows_seen(pass);
   const std::size_t ld_q = std::size_t{c.num_attention_heads} * d_q;
 
@@ -351,7 +352,7 @@ void prefill_gqa(const numa::Member& member, Pass& pass, std::uint32_t kv_layer)
   Scratch& s = pass.scratch;
   PrefillScratch& own = pass.own(member).prefill;
   const KvCache& kv = *pass.slots[0].kv;
-  const PrefillShape shape = shape_of(c, kv.shape().type);
+  const PrefillShape shape = shape_of(c, kv.shape().type, pass.kernels.prefill_planes);
   const std::uint32_t d = c.head_dim, seen = rows_seen(pass),
                       per_kv_head = c.num_attention_heads / c.num_key_value_heads;
   const std::size_t ld_q = std::size_t{c.num_attention_heads} * d;

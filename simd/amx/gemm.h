@@ -1,5 +1,5 @@
 // Internal to simd/: what AMX, with AVX-512 VBMI and VNNI, does: wide batches of t2 … t5 (AMX-INT8), of nl6 and w8
-// (AMX-BF16), and attention of many queries over bytes.
+// (AMX-BF16), and attention of many queries.
 #pragma once
 
 #include "simd/kernels.h"

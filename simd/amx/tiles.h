@@ -49,7 +49,7 @@ class Tiles {
   static void multiply() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Activations), "i"(Weights));
   }
-  // the same where one of both is unsigned
+  // the same where one of both is unsigned, or both are
   template <int Sums, int Rows, int Columns>
   static void multiply_signed_unsigned() {
     asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Rows), "i"(Columns));
@@ -57,6 +57,10 @@ class Tiles {
   template <int Sums, int Rows, int Columns>
   static void multiply_unsigned_signed() {
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Rows), "i"(Columns));
+  }
+  template <int Sums, int Rows, int Columns>
+  static void multiply_unsigned() {
+    asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Rows), "i"(Columns));
   }
   // the same of bf16, sums in f32
   template <int Sums, int Activations, int Weights>

@@ -93,9 +93,9 @@ struct PrefillBytes256 : PrefillStores256 {
   static constexpr std::size_t element_bytes = 1;
   // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
   static constexpr float largest_weight = 254;
-  static void store_weights(std::byte* p, Prefill256::Sum x) {
+  static void store_weights(std::byte* row, std::uint32_t j, Prefill256::Sum x) {
     const __m256i w = words(x);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(row + j),
                      _mm_packus_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
   }
 };
@@ -103,8 +103,8 @@ struct PrefillBytes256 : PrefillStores256 {
 struct PrefillWords256 : PrefillStores256 {
   static constexpr std::size_t element_bytes = 2;
   static constexpr float largest_weight = 32700;
-  static void store_weights(std::byte* p, Prefill256::Sum x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words(x));
+  static void store_weights(std::byte* row, std::uint32_t j, Prefill256::Sum x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j * element_bytes), words(x));
   }
 
   using Keys = Prefill256::Sum;

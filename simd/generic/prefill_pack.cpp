@@ -108,6 +108,37 @@ float most_code(PrefillKind kind) {
   return kind == PrefillKind::i8 ? 127.0f : 32767.0f;
 }
 
+// Sixteen words' bytes apart.
+struct Planes {
+  __m128i upper, lower;
+
+  explicit Planes(__m256i words)
+      : upper(bytes(_mm256_srli_epi16(words, 8))), lower(bytes(_mm256_and_si256(words, _mm256_set1_epi16(0xff)))) {}
+
+ private:
+  static __m128i bytes(__m256i small) {
+    return _mm_packus_epi16(_mm256_castsi256_si128(small), _mm256_extracti128_si256(small, 1));
+  }
+};
+
+// Four groups of one key of a block.
+void store_groups(std::byte* out, __m128i x) {
+  alignas(16) std::byte groups[piece];
+  _mm_store_si128(reinterpret_cast<__m128i*>(groups), x);
+  for (std::uint32_t group = 0; group < 4; ++group)
+    std::memcpy(out + std::size_t{group} * 4 * prefill_block_rows, groups + std::size_t{group} * 4, 4);
+}
+
+// Four rows' sixteen bytes → [16, 4 rows]
+void store_fours(std::byte* out, __m128i a, __m128i b, __m128i c, __m128i d) {
+  const __m128i ab = _mm_unpacklo_epi8(a, b), cd = _mm_unpacklo_epi8(c, d);
+  const __m128i ab_high = _mm_unpackhi_epi8(a, b), cd_high = _mm_unpackhi_epi8(c, d);
+  store(out, _mm_unpacklo_epi16(ab, cd));
+  store(out + 16, _mm_unpackhi_epi16(ab, cd));
+  store(out + 32, _mm_unpacklo_epi16(ab_high, cd_high));
+  store(out + 48, _mm_unpackhi_epi16(ab_high, cd_high));
+}
+
 }  // namespace
 
 void pack_prefill_keys(const PrefillShape& shape, int part, const float* x, std::size_t ldx, std::uint32_t first_row,
@@ -120,6 +151,14 @@ void pack_prefill_keys(const PrefillShape& shape, int part, const float* x, std:
     scale[row] = key_scale(shape.kind, x, width);
     const Rounder rounder(scale[row], most_code(shape.kind));
     std::byte* out = codes + row / prefill_block_rows * block_bytes + row % prefill_block_rows * 4;
+    if (shape.planes) {
+      for (std::uint32_t k = 0; k < width; k += piece) {
+        const Planes planes(rounder.words(x + k, piece));
+        store_groups(out + std::size_t{k} * prefill_block_rows, planes.upper);
+        store_groups(out + std::size_t{width + k} * prefill_block_rows, planes.lower);
+      }
+      continue;
+    }
     std::uint32_t group = 0;
     for (std::uint32_t k = 0; k < width; k += piece) {
       const std::uint32_t n = std::min(piece, width - k);
@@ -139,7 +178,7 @@ void pack_prefill_keys(const PrefillShape& shape, int part, const float* x, std:
 void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t ldx, std::uint32_t n_rows,
                          std::byte* codes, float* scale) {
   const std::uint32_t width = shape.d_v;
-  const std::uint32_t group_rows = prefill_group_elements(shape.kind);
+  const std::uint32_t group_rows = shape.planes ? 4 : prefill_group_elements(shape.kind);
   for (std::uint32_t row = 0; row < n_rows; ++row) scale[row] = value_scale(shape.kind, x + row * ldx, width);
   for (std::uint32_t row = 0; row < n_rows; row += group_rows) {
     // Rows behind the last are not seen: they repeat it.
@@ -163,14 +202,15 @@ void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t 
     const Rounder r0 = rounder(0), r1 = rounder(1), r2 = rounder(2), r3 = rounder(3);
     for (std::uint32_t k = 0; k < width; k += piece, out += next_strip) {
       const std::uint32_t n = std::min(piece, width - k);
-      const __m128i a = r0.bytes(x + at(0) * ldx + k, n), b = r1.bytes(x + at(1) * ldx + k, n);
-      const __m128i c = r2.bytes(x + at(2) * ldx + k, n), d = r3.bytes(x + at(3) * ldx + k, n);
-      const __m128i ab = _mm_unpacklo_epi8(a, b), cd = _mm_unpacklo_epi8(c, d);
-      const __m128i ab_high = _mm_unpackhi_epi8(a, b), cd_high = _mm_unpackhi_epi8(c, d);
-      store(out, _mm_unpacklo_epi16(ab, cd));
-      store(out + 16, _mm_unpackhi_epi16(ab, cd));
-      store(out + 32, _mm_unpacklo_epi16(ab_high, cd_high));
-      store(out + 48, _mm_unpackhi_epi16(ab_high, cd_high));
+      const float *x0 = x + at(0) * ldx + k, *x1 = x + at(1) * ldx + k, *x2 = x + at(2) * ldx + k,
+                  *x3 = x + at(3) * ldx + k;
+      if (shape.planes) {
+        const Planes a(r0.words(x0, n)), b(r1.words(x1, n)), c(r2.words(x2, n)), d(r3.words(x3, n));
+        store_fours(out, a.upper, b.upper, c.upper, d.upper);
+        store_fours(out + next_strip / 2, a.lower, b.lower, c.lower, d.lower);
+      } else {
+        store_fours(out, r0.bytes(x0, n), r1.bytes(x1, n), r2.bytes(x2, n), r3.bytes(x3, n));
+      }
     }
   }
 }
@@ -195,6 +235,12 @@ void pack_prefill_query(const PrefillShape& shape, const float* x, float factor,
     std::memset(codes, 0, std::size_t{shape.groups(part)} * 4);
     for (std::uint32_t k = 0; k < width; k += piece) {
       const std::uint32_t n = std::min(piece, width - k);
+      if (shape.planes) {
+        const Planes planes(rounder.words(x + k, n));
+        store(codes + k, planes.upper);
+        store(codes + width + k, planes.lower);
+        continue;
+      }
       if (shape.kind == PrefillKind::i16) {
         alignas(32) std::int16_t words[piece];
         _mm256_store_si256(reinterpret_cast<__m256i*>(words), rounder.words(x + k, n));

@@ -63,31 +63,33 @@ struct Problem {
 
   // `at_once` queries a call.
   [[nodiscard]] std::vector<float> run(const Kernels& kernels, std::uint32_t at_once) const {
-    const std::size_t d = shape.width[0] + shape.width[1];
-    std::vector<std::byte> codes(n_queries * shape.query_bytes()), keys[2], values(shape.value_bytes());
+    PrefillShape packed = shape;
+    packed.planes = kernels.prefill_planes && may_have_planes(shape);
+    const std::size_t d = packed.width[0] + packed.width[1];
+    std::vector<std::byte> codes(n_queries * packed.query_bytes()), keys[2], values(packed.value_bytes());
     std::vector<float> scale(2 * n_queries), max(n_queries, prefill_no_max), sum(n_queries),
-        out(std::size_t{n_queries} * shape.d_v);
+        out(std::size_t{n_queries} * packed.d_v);
     std::vector<std::int32_t> sums(2 * n_queries);
     for (std::uint32_t i = 0; i < n_queries; ++i) {
-      pack_prefill_query(shape, q.data() + i * d, log2_e, codes.data() + i * shape.query_bytes(), &scale[2 * i],
+      pack_prefill_query(packed, q.data() + i * d, log2_e, codes.data() + i * packed.query_bytes(), &scale[2 * i],
                          &sums[2 * i]);
     }
     std::vector<float> key_scale[2], value_scale(prefill_page_rows), value_scale_max(prefill_page_rows);
     for (int part = 0; part < 2; ++part) {
-      keys[part].resize(shape.key_bytes(part));
+      keys[part].resize(packed.key_bytes(part));
       key_scale[part].resize(prefill_page_rows, std::numeric_limits<float>::quiet_NaN());  // of rows not seen
     }
     for (std::uint32_t first = 0; first < n_rows; first += prefill_page_rows) {
       const std::uint32_t n = std::min(prefill_page_rows, n_rows - first);
       PrefillKeys page_keys;
-      for (int part = 0; part < shape.parts(); ++part) {
-        pack_prefill_keys(shape, part, k.data() + first * d + (part == 0 ? 0 : shape.width[0]), d, 0, n,
-                          keys[part].data(), shape.key_block_bytes(part), key_scale[part].data());
+      for (int part = 0; part < packed.parts(); ++part) {
+        pack_prefill_keys(packed, part, k.data() + first * d + (part == 0 ? 0 : packed.width[0]), d, 0, n,
+                          keys[part].data(), packed.key_block_bytes(part), key_scale[part].data());
         page_keys.codes[part] = keys[part].data();
-        page_keys.block_bytes[part] = shape.key_block_bytes(part);
+        page_keys.block_bytes[part] = packed.key_block_bytes(part);
         page_keys.scale[part] = key_scale[part].data();
       }
-      pack_prefill_values(shape, v.data() + std::size_t{first} * shape.d_v, shape.d_v, n, values.data(),
+      pack_prefill_values(packed, v.data() + std::size_t{first} * packed.d_v, packed.d_v, n, values.data(),
                           value_scale.data());
       prefill_scale_max(value_scale.data(), n, value_scale_max.data());
       const PrefillValues page_values{values.data(), value_scale.data(), value_scale_max.data()};
@@ -101,16 +103,16 @@ struct Problem {
           const std::uint32_t stop =
               at_once == 1 || begin % per_token == 0 ? end : std::min(end, begin + per_token - begin % per_token);
           kernels.prefill_page(
-              shape,
-              {codes.data() + begin * shape.query_bytes(), shape.query_bytes(), &scale[2 * begin], &sums[2 * begin]},
+              packed,
+              {codes.data() + begin * packed.query_bytes(), packed.query_bytes(), &scale[2 * begin], &sums[2 * begin]},
               stop - begin, visible(begin) - first, per_token, page_keys, page_values,
-              {&max[begin], &sum[begin], &out[std::size_t{begin} * shape.d_v], shape.d_v});
+              {&max[begin], &sum[begin], &out[std::size_t{begin} * packed.d_v], packed.d_v});
           begin = stop;
         }
       }
     }
     for (std::uint32_t i = 0; i < n_queries; ++i) {
-      for (std::uint32_t j = 0; j < shape.d_v; ++j) out[i * shape.d_v + j] /= sum[i];
+      for (std::uint32_t j = 0; j < packed.d_v; ++j) out[i * packed.d_v + j] /= sum[i];
     }
     return out;
   }
@@ -128,6 +130,7 @@ const Problem problems[] = {
     {{PrefillKind::i8, {17, 6}, 21}, 20, 19, 1},     {{PrefillKind::i16, {17, 6}, 21}, 20, 19, 1},
     {{PrefillKind::i8, {48, 32}, 40}, 1, 1, 1},      {{PrefillKind::i16, {48, 32}, 40}, 257, 2, 1},
     {{PrefillKind::i8, {128, 64}, 128}, 300, 95, 1}, {{PrefillKind::i8, {64, 64}, 40}, 280, 56, 4},
+    {{PrefillKind::i16, {128, 0}, 128}, 300, 49, 7}, {{PrefillKind::i16, {64, 64}, 48}, 280, 95, 1},
 };
 
 }  // namespace
@@ -145,21 +148,20 @@ TEST_CASE("prefill attention: the softmax's sums, with every instruction set the
       std::vector<double> off(expected.size());
       for (std::size_t i = 0; i < off.size(); ++i) off[i] = got[i] - expected[i];
       CHECK(rms(off) <= (bytes ? 4e-2 : 1e-3) * rms(expected));
-      if (first.empty()) {
-        first = got;
-        CHECK(problem.run(*kernels, 1) == first);
-        CHECK(problem.run(*kernels, 7) == first);
+      CHECK((first.empty() || got == first));
+      if (first.empty() || kernels->prefill_planes) {  // the emulator is slow
+        for (const std::uint32_t at_once : {1, 7, 33}) CHECK(problem.run(*kernels, at_once) == got);
       }
-      CHECK(got == first);
+      first = got;
     }
   }
 }
 
 TEST_CASE("prefill attention: NaN and infinity are noticed, extremes are not") {
-  const Kernels& kernels = *choose_kernels("", nullptr);
   const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()};
-  for (const auto kind : {PrefillKind::i8, PrefillKind::i16}) {
-    const Problem good({kind, {32, 16}, 32}, 40, 4, 1);
+  const auto check = [&](const Kernels& kernels, PrefillKind kind) {
+    CAPTURE(isa_name(kernels.isa));
+    const Problem good({kind, {64, 64}, 32}, 40, 4, 1);
     const auto all_nan = [&](const Problem& problem) {
       const std::vector<float> got = problem.run(kernels, 4);
       return std::all_of(got.begin(), got.end(), [](float x) { return std::isnan(x); });
@@ -182,5 +184,12 @@ TEST_CASE("prefill attention: NaN and infinity are noticed, extremes are not") {
     for (float& x : extreme.q) x = 1e-38f;
     for (float& x : extreme.v) x = 0;
     for (const float x : extreme.run(kernels, 4)) CHECK(x == 0);
+  };
+  for (const Kernels* kernels : prefill_attention_tables()) {
+    if (kernels != prefill_attention_tables().front() && kernels != choose_kernels("", nullptr) &&
+        !kernels->prefill_planes)
+      continue;  // the emulator is slow
+    check(*kernels, PrefillKind::i8);
+    check(*kernels, PrefillKind::i16);
   }
 }

@@ -42,6 +42,10 @@ class Tiles {
   static void multiply_unsigned_signed() {
     add_products<std::uint8_t, std::int8_t>(Sums, Rows, Columns);
   }
+  template <int Sums, int Rows, int Columns>
+  static void multiply_unsigned() {
+    add_products<std::uint8_t, std::uint8_t>(Sums, Rows, Columns);
+  }
 
   template <int Sums, int Activations, int Weights>
   static void multiply_bf16() {
