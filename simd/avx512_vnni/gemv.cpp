@@ -53,7 +53,6 @@ constexpr std::uint32_t n_streams = NT > 4                ? 1  // two would spil
 template <int SuperchunkBytes>
 [[gnu::always_inline]] inline void fetch_ahead(const std::uint8_t* superchunk, int b) {
   constexpr int n_lines = (SuperchunkBytes + 63) / 64;
-#pragma GCC unroll 16
   for (int line = n_lines * b / 4; line < n_lines * (b + 1) / 4; ++line)
     _mm_prefetch(reinterpret_cast<const char*>(superchunk) + gemv_ahead_bytes + 64 * line, _MM_HINT_T0);
 }
