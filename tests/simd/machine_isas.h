@@ -57,10 +57,11 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
   return tables;
 }
 
-// Those, and AMX's attention over tiles in plain code.
+// Those, and AMX's attention over tiles in plain code where there is no AMX.
 inline std::vector<const r1::simd::Kernels*> prefill_attention_tables() {
   auto tables = tested_tables();
-  if (const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni)) {
+  const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni);
+  if (vnni != nullptr && r1::simd::kernels_for(r1::simd::Isa::amx) == nullptr) {
     static const r1::simd::Kernels emulated = [&] {
       r1::simd::Kernels table = *vnni;
       table.isa = r1::simd::Isa::amx;
