@@ -63,6 +63,18 @@ inline __m512i prefill_broadcast(const void* p) {
   return _mm512_set1_epi32(four);
 }
 
+// Operands of products that take them as they lie.
+struct PrefillPlain512 {
+  using Keys = __m512i;
+  using Query = __m512i;
+  using Weight = __m512i;
+  using Values = __m512i;
+  static Keys load_keys(const std::byte* p) { return prefill_load(p); }
+  static Values load_values(const std::byte* p) { return prefill_load(p); }
+  static Query query(const std::byte* p) { return prefill_broadcast(p); }
+  static Weight weight(const std::byte* p) { return prefill_broadcast(p); }
+};
+
 struct PrefillBytes512 {
   static constexpr std::size_t element_bytes = 1;
   // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
@@ -72,21 +84,12 @@ struct PrefillBytes512 {
   }
 };
 
-struct PrefillWords512 {
+struct PrefillWords512 : PrefillPlain512 {
   static constexpr std::size_t element_bytes = 2;
   static constexpr float largest_weight = 32700;
   static void store_weights(std::byte* row, std::uint32_t j, __m512i x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j * element_bytes), _mm512_cvtsepi32_epi16(x));
   }
-
-  using Keys = __m512i;
-  using Query = __m512i;
-  using Weight = __m512i;
-  using Values = __m512i;
-  static Keys load_keys(const std::byte* p) { return prefill_load(p); }
-  static Values load_values(const std::byte* p) { return prefill_load(p); }
-  static Query query(const std::byte* p) { return prefill_broadcast(p); }
-  static Weight weight(const std::byte* p) { return prefill_broadcast(p); }
 };
 
 }  // namespace

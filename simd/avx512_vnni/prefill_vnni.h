@@ -8,16 +8,8 @@ namespace {
 
 // GCC 12 copies every sum of a loop before the intrinsic and back behind it, and runs out of registers; an operand that
 // is read and written is not copied.
-struct BytesByVnni : PrefillBytes512 {
+struct BytesByVnni : PrefillBytes512, PrefillPlain512 {
   static constexpr int tile_queries = 12, tile_registers = 2;
-  using Keys = __m512i;
-  using Query = __m512i;
-  using Weight = __m512i;
-  using Values = __m512i;
-  static Keys load_keys(const std::byte* p) { return prefill_load(p); }
-  static Values load_values(const std::byte* p) { return prefill_load(p); }
-  static Query query(const std::byte* p) { return prefill_broadcast(p); }
-  static Weight weight(const std::byte* p) { return prefill_broadcast(p); }
   static __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
     return sum;
