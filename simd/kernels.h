@@ -197,7 +197,7 @@ struct Kernels {
   float (*round_to_bf16)(const float* x, std::size_t n, float* out) = nullptr;
   // Attention of many queries (prefill_attention.h)
   PrefillPageFn prefill_page = nullptr;
-  bool prefill_planes = false;  // whether it multiplies words from planes, and sooner than as they are
+  bool prefill_tiles = false;  // whether it multiplies operands for tiles, and sooner than others
   // f32 → cache element type, not q8
   void (*store_kv)(KvType type, const float* x, std::size_t n, void* out) = nullptr;
 

@@ -18,10 +18,10 @@ inline constexpr std::uint32_t prefill_block_rows = 16;
 
 enum class PrefillKind : std::uint8_t { i8, i16 };
 
-// Words may lie in two planes of bytes, of a query, a block of keys or a strip of values each: first the upper ones
-// (signed), then the lower (unsigned). That is what a unit multiplies that knows bytes alone.
+// A unit of tiles wants other operands: keys of i8 without what makes them unsigned, and words in two planes of bytes,
+// of a query, a block of keys or a strip of values each: first the upper ones (signed), then the lower (unsigned).
 //
-// A group is what a dot product instruction takes at a time: 4 bytes, of four elements (i8, planes) or two (i16).
+// A group is what a dot product instruction takes at a time: 4 bytes, of four elements (i8, planes of words) or two.
 [[nodiscard]] constexpr std::uint32_t prefill_group_elements(PrefillKind kind) {
   return kind == PrefillKind::i8 ? 4 : 2;
 }
@@ -33,8 +33,9 @@ struct PrefillShape {
   PrefillKind kind = PrefillKind::i8;
   std::uint32_t width[2] = {};  // elements of a key's parts, each with a scale of its own; width[1] may be 0
   std::uint32_t d_v = 0;        // elements of a value
-  bool planes = false;          // where may_have_planes
+  bool tiles = false;           // operands for tiles, where may_have_tiles
 
+  [[nodiscard]] constexpr bool planes() const { return tiles && kind == PrefillKind::i16; }
   [[nodiscard]] constexpr int parts() const { return width[1] > 0 ? 2 : 1; }
   [[nodiscard]] constexpr std::uint32_t groups(int part) const { return prefill_groups(kind, width[part]); }
   [[nodiscard]] constexpr std::size_t query_bytes() const { return (std::size_t{groups(0)} + groups(1)) * 4; }
@@ -53,16 +54,16 @@ struct PrefillShape {
   [[nodiscard]] constexpr std::size_t value_bytes() const { return value_strip_bytes() * (padded_d_v() / 16); }
 };
 
-inline constexpr std::size_t planes_most_query_bytes = 1024;
-inline constexpr std::uint32_t planes_most_d_v = 256;
+inline constexpr std::size_t tiles_most_query_bytes = 1024;
+inline constexpr std::uint32_t tiles_most_d_v = 256;
 
-[[nodiscard]] constexpr bool may_have_planes(const PrefillShape& shape) {
-  return shape.kind == PrefillKind::i16 && shape.width[0] % 64 == 0 && shape.width[1] % 64 == 0 &&
-         shape.d_v % 16 == 0 && shape.query_bytes() <= planes_most_query_bytes && shape.d_v <= planes_most_d_v;
+[[nodiscard]] constexpr bool may_have_tiles(const PrefillShape& shape) {
+  return shape.width[0] % 64 == 0 && shape.width[1] % 64 == 0 && shape.d_v % 32 == 0 &&
+         shape.query_bytes() <= tiles_most_query_bytes && shape.d_v <= tiles_most_d_v;
 }
 
-// The page's keys. codes[part] [16 blocks, groups, 16 rows, 4 bytes]; i8: + 128, unsigned. Planes: [16 blocks, 2, width
-// / 4, 16 rows, 4 elements].
+// The page's keys. codes[part] [16 blocks, groups, 16 rows, 4 bytes]; i8: + 128, unsigned, but for tiles.
+// Planes: [16 blocks, 2, width / 4, 16 rows, 4 elements].
 struct PrefillKeys {
   const std::byte* codes[2] = {};
   std::size_t block_bytes[2] = {};  // from block to block
@@ -81,8 +82,9 @@ struct PrefillValues {
 struct PrefillQueries {
   const std::byte* codes = nullptr;  // [n, row_bytes]; planes: of each part [2, width]
   std::size_t row_bytes = 0;
-  const float* scale = nullptr;         // [n, 2]
-  const std::int32_t* start = nullptr;  // [n, 2] of sums of products: what takes the keys' 128 out of them (i8), or 0
+  const float* scale = nullptr;  // [n, 2]
+  const std::int32_t* start =
+      nullptr;  // [n, 2] of sums of products: what takes the keys' 128 out of them, or 0; tiles: not read
 };
 
 // Before the first page: max prefill_no_max, sum and out 0. In the end out / sum is the attention.

@@ -4,10 +4,12 @@
 //
 // V gives: Floats, Sum (16 lanes); load, store, set, add, subtract, multiply, fma, maximum;
 // plus, minus: add and subtract where the units of multiplications have less to do; set_sum, load_sum,
-// store_sum, to_floats, to_sum (to nearest); add_exponent(x, n) with n in the low bits of floats; first_lanes(x, n)
-// (others 0); sum_of, maximum_of. D gives: Keys, Query, Weight, Values; load_keys, query, weight, load_values, dot;
-// tile_queries, tile_registers; store_weights; largest_weight. Or, instead of the first two lines, tile_k and dots:
-// products by tile registers, of so many elements of each row at a time.
+// store_sum, to_floats, to_sum (to nearest); add_exponent(x, n) with n in the low bits of floats, or, instead,
+// remainder (what is left of nearest) and scale(x, n), x · 2^n; first_lanes(x, n) (others 0); sum_of, maximum_of. D
+// gives: Keys, Query, Weight, Values; load_keys, query, weight, load_values, dot; tile_queries, tile_registers;
+// store_weights<i>, of each weights_at_once registers, which may hold some until it has them all; largest_weight. Or,
+// instead of the first two lines, tile_k and dots: products by tile registers, of so many elements of each row at a
+// time.
 #pragma once
 
 #include <algorithm>
@@ -25,22 +27,37 @@ namespace {
 
 constexpr std::uint32_t prefill_lanes = 16;
 
-// 2^x for x ≤ 0, at least 2^-126. The polynomial is the best of its degree on [-1/2, 1/2]: of the fourth, off by
-// 3 · 10^-6 at most; of the third, by 8 · 10^-5, a fiftieth of a byte's step.
-template <class V, int Degree = 4>
-[[gnu::always_inline]] inline typename V::Floats prefill_exp2(typename V::Floats x) {
+// 2^f for |f| ≤ 1/2. The polynomial is the best of its degree there: of the fourth, off by 3 · 10^-6 at most; of the
+// third, by 8 · 10^-5, a fiftieth of a byte's step.
+template <class V, int Degree>
+[[gnu::always_inline]] inline typename V::Floats prefill_power(typename V::Floats f) {
   static_assert(Degree == 3 || Degree == 4);
-  const auto magic = V::set(12582912.0f);  // 1.5 · 2^23: the sum's low bits are x to nearest
-  x = V::maximum(V::set(-126.0f), x);      // in this order NaN stays
-  const auto rounded = V::plus(x, magic);
-  const auto f = V::minus(x, V::subtract(rounded, magic));
   constexpr bool finer = Degree == 4;
   auto p = V::set(finer ? 0.0559178603f : 0.0551716691f);
   if constexpr (finer) p = V::fma(V::set(0.00957010201f), f, p);
   p = V::fma(p, f, V::set(finer ? 0.240247448f : 0.242611122f));
   p = V::fma(p, f, V::set(finer ? 0.693121815f : 0.693260985f));
-  p = V::fma(p, f, V::set(finer ? 0.999999261f : 0.999928074f));
-  return V::add_exponent(p, rounded);
+  return V::fma(p, f, V::set(finer ? 0.999999261f : 0.999928074f));
+}
+
+template <class V>
+concept PrefillScalesByPowers = requires(typename V::Floats x) {
+  V::scale(x, x);
+};
+
+// 2^x for x ≤ 0. What is below 2^-126 is that, or less: no sum or weight shows which.
+template <class V, int Degree = 4>
+[[gnu::always_inline]] inline typename V::Floats prefill_exp2(typename V::Floats x) {
+  if constexpr (PrefillScalesByPowers<V>) {
+    const auto f = V::remainder(x);
+    return V::scale(prefill_power<V, Degree>(f), V::subtract(x, f));
+  } else {
+    const auto magic = V::set(12582912.0f);  // 1.5 · 2^23: the sum's low bits are x to nearest
+    x = V::maximum(V::set(-126.0f), x);      // in this order NaN stays
+    const auto rounded = V::plus(x, magic);
+    const auto f = V::minus(x, V::subtract(rounded, magic));
+    return V::add_exponent(prefill_power<V, Degree>(f), rounded);
+  }
 }
 
 // body.operator()<0>() … <N − 1>(): a loop that is unrolled before the compiler decides what stays in registers.
@@ -115,24 +132,20 @@ template <class V, class Product, int NQ, int NR>
                                R1_INLINE { V::store_sum(sums + (q * NR + r) * prefill_lanes, sum[q][r]); });
 }
 
-// What products begin with, per query.
-struct PrefillStarts {
-  const std::int32_t* sums = nullptr;  // tiles: [NQ, 16], each query's sixteen times; null: 0
-  std::size_t next = 0;                // from query to query
-};
-
+// start: two a query, or null: what sums begin with where tiles do not multiply
 template <class V, class D, PrefillProduct Product, int NQ, int NR>
 [[gnu::always_inline]] inline void prefill_multiply(const std::byte* rows, std::size_t row_bytes,
-                                                    const PrefillStarts& start, const std::byte* columns,
+                                                    const std::int32_t* start, const std::byte* columns,
                                                     std::size_t next_column, std::uint32_t n_groups,
                                                     std::int32_t* sums) {
   if constexpr (PrefillByTiles<D>) {
-    D::template dots<Product, NQ, NR>(rows, row_bytes, start.sums, columns, next_column, n_groups, sums);
+    D::template dots<Product, NQ, NR>(rows, row_bytes, columns, next_column, n_groups, sums);
   } else {
     constexpr std::int32_t zero = 0;
     constexpr bool is_scores = Product == PrefillProduct::scores;
     prefill_dots<V, std::conditional_t<is_scores, PrefillScores<D>, PrefillMeans<D>>, NQ, NR>(
-        rows, row_bytes, start.sums != nullptr ? start.sums : &zero, start.next, columns, next_column, n_groups, sums);
+        rows, row_bytes, start != nullptr ? start : &zero, start != nullptr ? 2 : 0, columns, next_column, n_groups,
+        sums);
   }
 }
 
@@ -167,15 +180,15 @@ template <class V, int NQ, int NR, int Parts, bool Whole>
 
 // The scores of NR registers of rows.
 template <class V, class D, int NQ, int NR>
-void prefill_scores(const PrefillShape& shape, const PrefillQueries& queries, const PrefillStarts* starts,
-                    const PrefillKeys& keys, const std::uint32_t* n_visible, std::uint32_t row, float* scores,
-                    float* most) {
+void prefill_scores(const PrefillShape& shape, const PrefillQueries& queries, const PrefillKeys& keys,
+                    const std::uint32_t* n_visible, std::uint32_t row, float* scores, float* most) {
   alignas(64) std::int32_t sums[2][NQ * NR * prefill_lanes];
   const std::byte* query = queries.codes;
   for (int part = 0; part < shape.parts(); ++part) {
     prefill_multiply<V, D, PrefillProduct::scores, NQ, NR>(
-        query, queries.row_bytes, starts[part], keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part],
-        keys.block_bytes[part], shape.groups(part), sums[part]);
+        query, queries.row_bytes, queries.start != nullptr ? queries.start + part : nullptr,
+        keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part], keys.block_bytes[part],
+        shape.groups(part), sums[part]);
     query += std::size_t{shape.groups(part)} * 4;
   }
   const bool whole = n_visible[0] >= row + NR * prefill_lanes;
@@ -191,7 +204,7 @@ void prefill_values(const PrefillShape& shape, const std::byte* weights, std::ui
                     const std::byte* values, std::uint32_t first, const float* keep, const float* step, float* out,
                     std::size_t ldo) {
   alignas(64) std::int32_t sums[NQ * NR * prefill_lanes];
-  prefill_multiply<V, D, PrefillProduct::means, NQ, NR>(weights, prefill_page_rows * D::element_bytes, {},
+  prefill_multiply<V, D, PrefillProduct::means, NQ, NR>(weights, prefill_page_rows * D::element_bytes, nullptr,
                                                         values + first / prefill_lanes * shape.value_strip_bytes(),
                                                         shape.value_strip_bytes(), n_groups, sums);
   out += first;
@@ -244,8 +257,8 @@ template <class V, class D, int NQ, bool Whole>
     most[q] = V::set(max[q]);
     total[q] = carry[q] = V::set(0.0f);
   });
-  float* at = scores;
   if constexpr (walk_first) {
+    float* at = scores;
     typename V::Floats heaviest[NQ], weight[NQ];
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE { heaviest[q] = weight[q] = V::set(0.0f); });
     for (std::uint32_t j = 0; j < columns; j += prefill_lanes, at += prefill_lanes) {
@@ -263,24 +276,30 @@ template <class V, class D, int NQ, bool Whole>
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
       prefill_steps<D>(V::maximum_of(heaviest[q]), V::sum_of(weight[q]), codes_per_unit + q, step + q);
     });
-    at = scores;
   }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE { per_step[q] = V::set(codes_per_unit[q]); });
-  for (std::uint32_t j = 0; j < columns; j += prefill_lanes, at += prefill_lanes) {
+  const auto weigh = [&]<int q>(std::uint32_t j) R1_INLINE {
     const auto scale = V::load(scales + j);
-    prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-      auto wanted = V::load(at + q * std::size_t{prefill_page_rows});
-      if constexpr (walk_first) {
-        wanted = V::fma(wanted, per_step[q], carry[q]);
-      } else {
-        const auto p = seen.template operator()<q>(prefill_exp2<V, 3>(V::subtract(wanted, most[q])), j, 0.0f);
-        total[q] = V::plus(total[q], p);
-        wanted = V::fma(p, Whole ? scale : V::multiply(scale, per_step[q]), carry[q]);
-        wanted = seen.template operator()<q>(wanted, j, 0.0f);
-      }
-      const auto rounded = V::to_sum(wanted);
-      carry[q] = V::minus(wanted, V::to_floats(rounded));
-      D::store_weights(weights + q * std::size_t{prefill_page_rows} * D::element_bytes, j, rounded);
+    auto wanted = V::load(scores + q * std::size_t{prefill_page_rows} + j);
+    if constexpr (walk_first) {
+      wanted = V::fma(wanted, per_step[q], carry[q]);
+    } else {
+      const auto p = seen.template operator()<q>(prefill_exp2<V, 3>(V::subtract(wanted, most[q])), j, 0.0f);
+      total[q] = V::plus(total[q], p);
+      wanted = V::fma(p, Whole ? scale : V::multiply(scale, per_step[q]), carry[q]);
+      wanted = seen.template operator()<q>(wanted, j, 0.0f);
+    }
+    const auto rounded = V::to_sum(wanted);
+    carry[q] = V::minus(wanted, V::to_floats(rounded));
+    return rounded;
+  };
+  for (std::uint32_t j = 0; j < columns; j += D::weights_at_once * prefill_lanes) {
+    typename D::HeldWeights held[NQ];
+    prefill_unrolled<D::weights_at_once * NQ>([&]<int i>() R1_INLINE {
+      constexpr int part = i / NQ, q = i % NQ;
+      const std::uint32_t column = j + part * prefill_lanes;
+      D::template store_weights<part>(weights + q * std::size_t{prefill_page_rows} * D::element_bytes, column,
+                                      weigh.template operator()<q>(column), held[q]);
     });
   }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE { sum[q] = V::sum_of(total[q]); });
@@ -298,22 +317,13 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   float codes_per_unit[NQ];
   const std::uint32_t columns = (n_visible[NQ - 1] + column_step - 1) / column_step * column_step;
 
-  PrefillStarts starts[2] = {{queries.start, 2}, {queries.start + 1, 2}};
-  alignas(64) std::int32_t start_rows[PrefillByTiles<D> ? 2 : 1][PrefillByTiles<D> ? NQ * prefill_lanes : 1];
-  if constexpr (PrefillByTiles<D>) {
-    for (int part = 0; part < shape.parts(); ++part) {
-      for (int q = 0; q < NQ; ++q)
-        V::store_sum(start_rows[part] + q * prefill_lanes, V::set_sum(queries.start[2 * q + part]));
-      starts[part] = {start_rows[part], prefill_lanes};
-    }
-  }
   std::fill_n(most, NQ * prefill_lanes, prefill_no_max);
   constexpr std::uint32_t wide = D::tile_registers * prefill_lanes;
   std::uint32_t row = 0;
   for (; row + wide <= columns; row += wide)
-    prefill_scores<V, D, NQ, D::tile_registers>(shape, queries, starts, keys, n_visible, row, scores, most);
+    prefill_scores<V, D, NQ, D::tile_registers>(shape, queries, keys, n_visible, row, scores, most);
   for (; row < columns; row += prefill_lanes)
-    prefill_scores<V, D, NQ, 1>(shape, queries, starts, keys, n_visible, row, scores, most);
+    prefill_scores<V, D, NQ, 1>(shape, queries, keys, n_visible, row, scores, most);
   for (std::uint32_t q = 0; q < NQ; ++q) max[q] = V::maximum_of(V::load(most + q * prefill_lanes));
 
   const bool whole = n_visible[0] == prefill_page_rows;
@@ -371,6 +381,19 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   }
 }
 
+// The rows that queries at … at + NQ − 1 see.
+template <int NQ>
+void prefill_visible(std::uint32_t first_visible, std::uint32_t at, std::uint32_t queries_per_token,
+                     std::uint32_t* n_visible) {
+  // Most queries see whole pages, and divisions would take longer than they do.
+  if (first_visible >= prefill_page_rows) {
+    std::fill_n(n_visible, NQ, prefill_page_rows);
+    return;
+  }
+  for (std::uint32_t q = 0; q < NQ; ++q)
+    n_visible[q] = std::min(prefill_page_rows, first_visible + (at + q) / queries_per_token);
+}
+
 // As many queries at a time as D's tiles hold, then sixteen; the rest by Rest. Returns how many were left where that is
 // void.
 template <class V, class D, class Rest = D>
@@ -381,8 +404,7 @@ std::uint32_t prefill_page_of(const PrefillShape& shape, const PrefillQueries& q
   const auto tile = [&]<class By, int NQ>() {
     for (; at + NQ <= n; at += NQ) {
       std::uint32_t n_visible[NQ];
-      for (std::uint32_t q = 0; q < NQ; ++q)
-        n_visible[q] = std::min(prefill_page_rows, first_visible + (at + q) / queries_per_token);
+      prefill_visible<NQ>(first_visible, at, queries_per_token, n_visible);
       const PrefillQueries some{queries.codes + at * queries.row_bytes, queries.row_bytes,
                                 queries.scale + 2 * std::size_t{at}, queries.start + 2 * std::size_t{at}};
       const PrefillState part{state.max + at, state.sum + at, state.out + at * state.ldo, state.ldo};

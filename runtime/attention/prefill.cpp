@@ -53,14 +53,20 @@ struct Cut {
   }
 };
 
-PrefillShape shape_of(const ModelConfig& c, simd::KvType type, bool planes) {
+// Bytes give MLA's two parts of a key a scale each, as a q8 cache does; words are fine enough to share one.
+PrefillShape shape_of(const ModelConfig& c, simd::KvType type, bool tiles) {
   PrefillShape shape;
   shape.kind = type == simd::KvType::q8 ? PrefillKind::i8 : PrefillKind::i16;
   shape.width[0] = c.is_mla() ? c.qk_nope_head_dim : c.head_dim;
-  shape.width[1] = c.is_mla() ? c.qk_rope_head_dim : 0;
+  (shape.kind == PrefillKind::i8 ? shape.width[1] : shape.width[0]) += c.is_mla() ? c.qk_rope_head_dim : 0;
   shape.d_v = c.is_mla() ? c.v_head_dim : c.head_dim;
-  shape.planes = planes && simd::may_have_planes(shape);
+  shape.tiles = tiles && simd::may_have_tiles(shape);
   return shape;
+}
+
+// Codes of keys of a q8 cache, which are + 128, for tiles, which take them signed.
+void copy_signed(const std::byte* in, std::size_t n_bytes, std::byte* out) {
+  for (std::size_t i = 0; i < n_bytes; ++i) out[i] = in[i] ^ std::byte{0x80};
 }
 
 // The unit's queries against one page.
@@ -184,12 +190,17 @@ class LatentPages {
 
   // k^C = W^UK c^KV and v = W^UV c^KV of a head.
   void decompress(const Matrix& up_k, const Matrix& up_v, std::byte* tile) {
+    const std::uint32_t nope = up_k.rows(), d_k = shape_.width[0], rope = d_k - nope;
     for (std::uint32_t i = 0; i < turn_.n; ++i) {
       PrefillPage& page = own_.pages[i];
-      multiply(up_k, i, tile);
-      simd::pack_prefill_keys(shape_, 0, own_.rows.data(), up_k.rows(), 0, rows_of(i), page.keys.data(),
+      multiply(up_k, i, tile, d_k);
+      for (std::uint32_t row = 0; rope > 0 && row < rows_of(i); ++row) {
+        std::memcpy(own_.rows.at(std::size_t{row} * d_k + nope),
+                    own_.rope_rows.at((std::size_t{i} * page_rows + row) * rope), rope * sizeof(float));
+      }
+      simd::pack_prefill_keys(shape_, 0, own_.rows.data(), d_k, 0, rows_of(i), page.keys.data(),
                               shape_.key_block_bytes(0), page.key_scale[0].data());
-      multiply(up_v, i, tile);
+      multiply(up_v, i, tile, up_v.rows());
       simd::pack_prefill_values(shape_, own_.rows.data(), up_v.rows(), rows_of(i), page.values.data(),
                                 page.value_scale.data());
       simd::prefill_scale_max(page.value_scale.data(), rows_of(i), page.value_scale_max.data());
@@ -208,7 +219,6 @@ class LatentPages {
     PrefillPage& page = own_.pages[i];
     simd::PrefillKeys& keys = turn_.keys[i];
     turn_.values[i] = {page.values.data(), page.value_scale.data(), page.value_scale_max.data()};
-    std::byte* rope_codes = page.keys.at(shape_.key_bytes(0));
     keys.codes[0] = page.keys.data();
     keys.block_bytes[0] = shape_.key_block_bytes(0);
     keys.scale[0] = page.key_scale[0].data();
@@ -221,6 +231,14 @@ class LatentPages {
         pass_.kernels.bf16_row(latents_, first_row + row);
       keys.codes[1] = rows + std::size_t{cached.quads(0)} * 4 * simd::q8_block_rows;
       keys.block_bytes[1] = cached.block_bytes();
+      if (shape_.tiles) {
+        std::byte* codes = page.keys.at(shape_.key_bytes(0));
+        const std::size_t block_bytes = shape_.key_block_bytes(1);
+        for (std::uint32_t block = 0; block < page_rows / simd::q8_block_rows; ++block)
+          copy_signed(keys.codes[1] + block * keys.block_bytes[1], block_bytes, codes + block * block_bytes);
+        keys.codes[1] = codes;
+        keys.block_bytes[1] = block_bytes;
+      }
       keys.scale[1] = reinterpret_cast<const float*>(rows + cached.code_bytes()) + page_rows;
       return;
     }
@@ -230,23 +248,18 @@ class LatentPages {
       simd::load_kv(type, rows + row * row_bytes, c.kv_lora_rank,
                     simd::ActivationBuffer::x_row(latents_, first_row + row));
       simd::load_kv(type, rows + row * row_bytes + c.kv_lora_rank * element, rope,
-                    own_.rope_rows.at(std::size_t{row} * rope));
+                    own_.rope_rows.at((std::size_t{first_row} + row) * rope));
     }
     quantize(first_row, n_rows);
-    keys.codes[1] = rope_codes;
-    keys.block_bytes[1] = shape_.key_block_bytes(1);
-    keys.scale[1] = page.key_scale[1].data();
-    simd::pack_prefill_keys(shape_, 1, own_.rope_rows.data(), rope, 0, n_rows, rope_codes, keys.block_bytes[1],
-                            page.key_scale[1].data());
   }
   void quantize(std::uint32_t first_row, std::uint32_t n_rows) {
     for (std::uint32_t row = first_row; row < first_row + n_rows; ++row) {
       if (!pass_.kernels.quantize_row(latents_, row)) pass_.report_not_finite(layer_);
     }
   }
-  void multiply(const Matrix& w, std::uint32_t i, std::byte* tile) {
+  void multiply(const Matrix& w, std::uint32_t i, std::byte* tile, std::size_t ldy) {
     pass_.kernels.gemm_for(w.format, rows_of(i))(w, latents_, i * page_rows, rows_of(i), 0, w.layout.n_panels,
-                                                 own_.rows.data(), w.rows(), tile);
+                                                 own_.rows.data(), ldy, tile);
   }
 
   Pass& pass_;
@@ -289,7 +302,7 @@ PrefillScratch::PrefillScratch(const ModelConfig& c, std::uint32_t max_tokens) {
   rows = Buffer<float>(std::size_t{page_rows} * std::max(shape.width[0], shape.d_v));
   if (!c.is_mla()) return;
   latents = simd::ActivationBuffer(prefill_turn_pages * page_rows, c.kv_lora_rank);
-  rope_rows = Buffer<float>(std::size_t{page_rows} * c.qk_rope_head_dim);
+  rope_rows = Buffer<float>(std::size_t{prefill_turn_pages} * page_rows * c.qk_rope_head_dim);
   up_k_bytes = transposed_bytes(c.kv_lora_rank, c.qk_nope_head_dim);
   up_k = Buffer<std::byte>(prefill_group_heads * up_k_bytes);
   up_k_rows = Buffer<float>(std::size_t{c.kv_lora_rank} * c.qk_nope_head_dim);
@@ -306,7 +319,7 @@ void prefill_mla(const numa::Member& member, Pass& pass, const Mla& w, std::uint
   Scratch& s = pass.scratch;
   PrefillScratch& own = pass.own(member).prefill;
   std::byte* tile = pass.own(member).tile.data();
-  const PrefillShape shape = shape_of(c, pass.slots[0].kv->shape().type, pass.kernels.prefill_planes);
+  const PrefillShape shape = shape_of(c, pass.slots[0].kv->shape().type, pass.kernels.prefill_tiles);
   const std::uint32_t nope = c.qk_nope_head_dim, rope = c.qk_rope_head_dim, d_q = nope + rope, seen = rows_seen(pass);
   const std::size_t ld_q = std::size_t{c.num_attention_heads} * d_q;
 
@@ -352,7 +365,7 @@ void prefill_gqa(const numa::Member& member, Pass& pass, std::uint32_t kv_layer)
   Scratch& s = pass.scratch;
   PrefillScratch& own = pass.own(member).prefill;
   const KvCache& kv = *pass.slots[0].kv;
-  const PrefillShape shape = shape_of(c, kv.shape().type, pass.kernels.prefill_planes);
+  const PrefillShape shape = shape_of(c, kv.shape().type, pass.kernels.prefill_tiles);
   const std::uint32_t d = c.head_dim, seen = rows_seen(pass),
                       per_kv_head = c.num_attention_heads / c.num_key_value_heads;
   const std::size_t ld_q = std::size_t{c.num_attention_heads} * d;
@@ -385,6 +398,10 @@ void prefill_gqa(const numa::Member& member, Pass& pass, std::uint32_t kv_layer)
           const simd::Q8KeyShape key_shape = kv.shape().q8_keys();
           keys.codes[0] = k_page;
           keys.block_bytes[0] = key_shape.block_bytes();
+          if (shape.tiles) {
+            copy_signed(k_page, shape.key_bytes(0), packed.keys.data());
+            keys.codes[0] = packed.keys.data();
+          }
           keys.scale[0] = reinterpret_cast<const float*>(k_page + key_shape.code_bytes());
           values.codes = v_page;
           values.scale = reinterpret_cast<const float*>(v_page + kv.shape().q8_values().code_bytes());

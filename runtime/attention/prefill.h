@@ -55,7 +55,7 @@ struct PrefillScratch {
 
   // MLA
   simd::ActivationBuffer latents;  // [pages, page rows, kv_lora_rank]
-  Buffer<float> rope_rows;         // [page rows, qk_rope_head_dim]
+  Buffer<float> rope_rows;         // [pages, page rows, qk_rope_head_dim]
   std::size_t up_k_bytes = 0;      // of one head
   Buffer<std::byte> up_k;          // [heads of a group] W^UK as [qk_nope_head_dim, kv_lora_rank] matrices
   Buffer<float> up_k_rows;         // [kv_lora_rank, qk_nope_head_dim] of one head

@@ -12,31 +12,68 @@
 namespace r1::simd {
 namespace {
 
-constexpr std::uint32_t tile_rows = 16;
+constexpr std::uint32_t tile_rows = 16, tile_k = 64;
 constexpr std::size_t tile_bytes = 1024, column_bytes = 64;
+
+// Processors that have tiles take remainders and powers at the pace of additions, and shifts at half of it.
+//
+// The softmax does not run beside the products, where it would be as slow as both in turn: one pipe out of two takes
+// 512-bit products, maxima and conversions of floats while tile instructions run (docs/performance.md, "AMX").
+struct PrefillAmx : Prefill512 {
+  static Floats remainder(Floats x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Floats scale(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+};
+
+// Pairs of registers become words, and what two pairs give is in order again after a transposition of dwords.
+inline __m512i words_of(__m512i a, __m512i b) {
+  return _mm512_packus_epi32(a, b);
+}
+inline __m512i in_order(__m512i bytes) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+}
+
+// Weights that are stored 64 at a time: a pack costs a quarter of a conversion to bytes.
+struct HeldByTiles {
+  __m512i first, words;
+};
+template <int Part, class Store>
+[[gnu::always_inline]] inline void hold_weights(HeldByTiles& held, __m512i x, Store&& store) {
+  static_assert(Part < 4);
+  if constexpr (Part % 2 == 0) held.first = x;
+  if constexpr (Part == 1) held.words = words_of(held.first, x);
+  if constexpr (Part == 3) store(held.words, words_of(held.first, x));
+}
 
 // Two tiles of queries by two of rows (or of elements): of four products and four loads, as many as hide behind each
 // other (docs/performance.md, "AMX": 17.1 cycles a product of 16).
 struct BytesByTiles : PrefillBytes512 {
-  static constexpr int tile_queries = 32, tile_registers = 2;
-  static constexpr std::uint32_t tile_k = 64;
+  using HeldWeights = HeldByTiles;
+  static constexpr int tile_queries = 32, tile_registers = 2, weights_at_once = 4;
+  static constexpr std::uint32_t tile_k = simd::tile_k;
 
-  // As prefill_dots. n_groups: whole tiles of them; start [NQ, 16] or null
+  template <int Part>
+  [[gnu::always_inline]] static void store_weights(std::byte* row, std::uint32_t j, __m512i x, HeldWeights& held) {
+    hold_weights<Part>(held, x, [&](__m512i a, __m512i b) {
+      _mm512_storeu_si512(row + j - 3 * prefill_lanes, in_order(_mm512_packus_epi16(a, b)));
+    });
+  }
+
+  // As prefill_dots. n_groups: whole tiles of them
   template <PrefillProduct Product, int NQ, int NR>
-  static void dots(const std::byte* rows, std::size_t row_bytes, const std::int32_t* start, const std::byte* columns,
-                   std::size_t next_column, std::uint32_t n_groups, std::int32_t* sums) {
+  static void dots(const std::byte* rows, std::size_t row_bytes, const std::byte* columns, std::size_t next_column,
+                   std::uint32_t n_groups, std::int32_t* sums) {
     constexpr bool two_rows = NQ == 2 * tile_rows, two_columns = NR == 2;
     static_assert((two_rows || NQ == tile_rows) && (two_columns || NR == 1));
-    begin<0>(start, 0);
-    if constexpr (two_columns) begin<1>(start, 0);
-    if constexpr (two_rows) begin<2>(start, tile_rows);
-    if constexpr (two_rows && two_columns) begin<3>(start, tile_rows);
+    Tiles::zero<0>();
+    if constexpr (two_columns) Tiles::zero<1>();
+    if constexpr (two_rows) Tiles::zero<2>();
+    if constexpr (two_rows && two_columns) Tiles::zero<3>();
     for (std::uint32_t g = 0; g < n_groups; g += tile_k / 4, rows += tile_k, columns += tile_bytes) {
       Tiles::load<4>(rows, row_bytes);
-      Tiles::load<6>(columns, column_bytes);
+      Tiles::stream<6>(columns, column_bytes);
       multiply<Product, 0, 4, 6>();
       if constexpr (two_columns) {
-        Tiles::load<7>(columns + next_column, column_bytes);
+        Tiles::stream<7>(columns + next_column, column_bytes);
         multiply<Product, 1, 4, 7>();
       }
       if constexpr (two_rows) {
@@ -53,38 +90,38 @@ struct BytesByTiles : PrefillBytes512 {
   }
 
  private:
-  template <int Sums>
-  static void begin(const std::int32_t* start, std::uint32_t row) {
-    if (start == nullptr)
-      Tiles::zero<Sums>();
-    else
-      Tiles::load<Sums>(start + std::size_t{row} * prefill_lanes, prefill_lanes * 4);
-  }
-  // Queries are signed and keys are not; weights are not and values are.
+  // Weights are not signed.
   template <PrefillProduct Product, int Sums, int Rows, int Columns>
   static void multiply() {
     if constexpr (Product == PrefillProduct::scores)
-      Tiles::multiply_signed_unsigned<Sums, Rows, Columns>();
+      Tiles::multiply<Sums, Rows, Columns>();
     else
       Tiles::multiply_unsigned_signed<Sums, Rows, Columns>();
   }
 };
 
-// One tile of queries by one of rows (or of elements), of two planes each: four products, each with sums of its own.
+// One tile of queries by one of rows (or of elements), of two planes each: four products. Those of an upper and a lower
+// plane have the same place, and so one register.
 struct WordsByTiles : PrefillWords512 {
-  static constexpr int tile_queries = 16, tile_registers = 1;
-  static constexpr std::uint32_t tile_k = 64;
+  using HeldWeights = HeldByTiles;
+  static constexpr int tile_queries = 16, tile_registers = 1, weights_at_once = 4;
+  static constexpr std::uint32_t tile_k = simd::tile_k;
 
-  static void store_weights(std::byte* row, std::uint32_t j, __m512i x) {
-    const auto plane = [&](std::uint32_t i) { return reinterpret_cast<__m128i*>(row + i * prefill_page_rows + j); };
-    _mm_storeu_si128(plane(0), _mm512_cvtepi32_epi8(_mm512_srai_epi32(x, 8)));
-    _mm_storeu_si128(plane(1), _mm512_cvtepi32_epi8(x));
+  template <int Part>
+  [[gnu::always_inline]] static void store_weights(std::byte* row, std::uint32_t j, __m512i x, HeldWeights& held) {
+    hold_weights<Part>(held, x, [&](__m512i a, __m512i b) {
+      const __m512i low = _mm512_set1_epi16(0xff);
+      std::byte* to = row + j - 3 * prefill_lanes;
+      _mm512_storeu_si512(to, in_order(_mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8))));
+      _mm512_storeu_si512(to + prefill_page_rows,
+                          in_order(_mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low))));
+    });
   }
 
-  // n_groups: of pairs of words, whole tiles of them. What sums of words begin with is 0.
+  // n_groups: of pairs of words, whole tiles of them
   template <PrefillProduct Product, int NQ, int NR>
-  static void dots(const std::byte* rows, std::size_t row_bytes, const std::int32_t*, const std::byte* columns,
-                   std::size_t next_column, std::uint32_t n_groups, std::int32_t* sums) {
+  static void dots(const std::byte* rows, std::size_t row_bytes, const std::byte* columns, std::size_t next_column,
+                   std::uint32_t n_groups, std::int32_t* sums) {
     static_assert(NQ == tile_rows && NR == 1);
     const std::uint32_t n = n_groups * 2;  // elements
     // A query's lower plane lies behind its upper one, a page's weights' behind those of all its rows.
@@ -94,48 +131,37 @@ struct WordsByTiles : PrefillWords512 {
     Tiles::zero<0>();
     Tiles::zero<1>();
     Tiles::zero<2>();
-    Tiles::zero<3>();
     for (std::uint32_t k = 0; k < n; k += tile_k) {
       const std::size_t column = k / tile_k * tile_bytes;
       Tiles::load<4>(rows + k, row_bytes);
-      Tiles::load<6>(columns + column, column_bytes);
+      Tiles::stream<6>(columns + column, column_bytes);
       Tiles::multiply<0, 4, 6>();
-      Tiles::load<7>(lower_columns + column, column_bytes);
+      Tiles::stream<7>(lower_columns + column, column_bytes);
       Tiles::multiply_signed_unsigned<1, 4, 7>();
       Tiles::load<5>(lower_rows + k, row_bytes);
-      Tiles::multiply_unsigned_signed<2, 5, 6>();
-      Tiles::multiply_unsigned<3, 5, 7>();
+      Tiles::multiply_unsigned<2, 5, 7>();
+      Tiles::multiply_unsigned_signed<1, 5, 6>();
     }
-    alignas(64) std::int32_t parts[4][NQ * prefill_lanes];
+    alignas(64) std::int32_t parts[3][NQ * prefill_lanes];
     Tiles::store<0>(parts[0], column_bytes);
     Tiles::store<1>(parts[1], column_bytes);
     Tiles::store<2>(parts[2], column_bytes);
-    Tiles::store<3>(parts[3], column_bytes);
     for (std::uint32_t i = 0; i < NQ * prefill_lanes; i += prefill_lanes) {
       const auto part = [&](int p) { return _mm512_load_si512(parts[p] + i); };
-      const __m512i middle = _mm512_slli_epi32(_mm512_add_epi32(part(1), part(2)), 8);
-      _mm512_storeu_si512(sums + i,
-                          _mm512_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(part(0), 16), middle), part(3)));
+      const __m512i upper = _mm512_add_epi32(_mm512_slli_epi32(part(0), 8), part(1));
+      _mm512_storeu_si512(sums + i, _mm512_add_epi32(_mm512_slli_epi32(upper, 8), part(2)));
     }
   }
 };
 
-bool has_byte_tiles(const PrefillShape& shape, std::uint32_t n) {
-  if (shape.kind != PrefillKind::i8 || n < tile_rows) return false;
-  for (int part = 0; part < shape.parts(); ++part) {
-    if (shape.width[part] % BytesByTiles::tile_k != 0) return false;
-  }
-  return true;
-}
-
 // Fewer queries than a tile has rows: the last of them fills it up, in a place of its own.
-void words_of_few(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
-                  const std::uint32_t* n_visible, const PrefillKeys& keys, const PrefillValues& values,
-                  const PrefillState& state) {
-  alignas(64) std::byte codes[tile_rows * planes_most_query_bytes];
-  alignas(64) float out[tile_rows * planes_most_d_v];
+template <class D>
+void few_queries(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
+                 const std::uint32_t* n_visible, const PrefillKeys& keys, const PrefillValues& values,
+                 const PrefillState& state) {
+  alignas(64) std::byte codes[tile_rows * tiles_most_query_bytes];
+  alignas(64) float out[tile_rows * tiles_most_d_v];
   float scale[2 * tile_rows], max[tile_rows], sum[tile_rows];
-  std::int32_t start[2 * tile_rows] = {};
   std::uint32_t visible[tile_rows];
   const std::size_t query_bytes = shape.query_bytes();
   for (std::uint32_t i = 0; i < tile_rows; ++i) {
@@ -147,8 +173,8 @@ void words_of_few(const PrefillShape& shape, const PrefillQueries& queries, std:
     sum[i] = state.sum[from];
     visible[i] = n_visible[from];
   }
-  prefill_queries<Prefill512, WordsByTiles, tile_rows>(shape, {codes, query_bytes, scale, start}, visible, keys, values,
-                                                       {max, sum, out, shape.d_v});
+  prefill_queries<PrefillAmx, D, tile_rows>(shape, {codes, query_bytes, scale, nullptr}, visible, keys, values,
+                                            {max, sum, out, shape.d_v});
   for (std::uint32_t i = 0; i < n; ++i) {
     std::memcpy(state.out + i * state.ldo, out + std::size_t{i} * shape.d_v, shape.d_v * sizeof(float));
     state.max[i] = max[i];
@@ -156,38 +182,36 @@ void words_of_few(const PrefillShape& shape, const PrefillQueries& queries, std:
   }
 }
 
+template <class D>
+void page_by_tiles(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
+                   std::uint32_t first_visible, std::uint32_t queries_per_token, const PrefillKeys& keys,
+                   const PrefillValues& values, const PrefillState& state) {
+  const Tiles tiles(tile_rows, tile_k);
+  const std::uint32_t left =
+      prefill_page_of<PrefillAmx, D, void>(shape, queries, n, first_visible, queries_per_token, keys, values, state);
+  if (left == 0) return;
+  const std::uint32_t at = n - left;
+  std::uint32_t n_visible[tile_rows];
+  prefill_visible<tile_rows>(first_visible, at, queries_per_token, n_visible);
+  few_queries<D>(
+      shape, {queries.codes + at * queries.row_bytes, queries.row_bytes, queries.scale + 2 * std::size_t{at}, nullptr},
+      left, n_visible, keys, values, {state.max + at, state.sum + at, state.out + at * state.ldo, state.ldo});
+}
+
 void amx_prefill_page(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
                       std::uint32_t first_visible, std::uint32_t queries_per_token, const PrefillKeys& keys,
                       const PrefillValues& values, const PrefillState& state) {
-  if (!shape.planes && !has_byte_tiles(shape, n)) {
-    return prefill_page<Prefill512, BytesByVnni, WordsByVnni>(shape, queries, n, first_visible, queries_per_token, keys,
-                                                              values, state);
-  }
-  const Tiles tiles(tile_rows, BytesByTiles::tile_k);
-  if (!shape.planes) {
-    prefill_page_of<Prefill512, BytesByTiles, BytesByVnni>(shape, queries, n, first_visible, queries_per_token, keys,
-                                                           values, state);
-    return;
-  }
-  const std::uint32_t left = prefill_page_of<Prefill512, WordsByTiles, void>(shape, queries, n, first_visible,
-                                                                             queries_per_token, keys, values, state);
-  if (left == 0) return;
-  const std::size_t at = n - left;
-  std::uint32_t n_visible[tile_rows];
-  for (std::uint32_t i = 0; i < left; ++i)
-    n_visible[i] =
-        std::min(prefill_page_rows, first_visible + (static_cast<std::uint32_t>(at) + i) / queries_per_token);
-  words_of_few(
-      shape,
-      {queries.codes + at * queries.row_bytes, queries.row_bytes, queries.scale + 2 * at, queries.start + 2 * at}, left,
-      n_visible, keys, values, {state.max + at, state.sum + at, state.out + at * state.ldo, state.ldo});
+  const auto page = !shape.tiles                    ? prefill_page<Prefill512, BytesByVnni, WordsByVnni>
+                    : shape.kind == PrefillKind::i8 ? page_by_tiles<BytesByTiles>
+                                                    : page_by_tiles<WordsByTiles>;
+  page(shape, queries, n, first_visible, queries_per_token, keys, values, state);
 }
 
 }  // namespace
 
 void use_amx_prefill_attention(Kernels& kernels) {
   kernels.prefill_page = amx_prefill_page;
-  kernels.prefill_planes = true;
+  kernels.prefill_tiles = true;
 }
 
 }  // namespace r1::simd

@@ -40,6 +40,11 @@ class Tiles {
   static void load(const void* p, std::size_t row_stride_bytes) {
     asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(T), "r"(p), "r"(row_stride_bytes) : "memory");
   }
+  // The same of what is not read again soon: it does not drive out what lies in the first-level cache.
+  template <int T>
+  static void stream(const void* p, std::size_t row_stride_bytes) {
+    asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" : : "i"(T), "r"(p), "r"(row_stride_bytes) : "memory");
+  }
   template <int T>
   static void store(void* p, std::size_t row_stride_bytes) {
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(T), "r"(p), "r"(row_stride_bytes) : "memory");

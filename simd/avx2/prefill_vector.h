@@ -86,6 +86,8 @@ inline __m256i prefill_broadcast(const void* p) {
 
 // Stores of a register's sums as bytes and as words, in range already.
 struct PrefillStores256 {
+  struct HeldWeights {};
+  static constexpr int weights_at_once = 1;
   static __m256i words(Prefill256::Sum x) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8); }
 };
 
@@ -93,7 +95,8 @@ struct PrefillBytes256 : PrefillStores256 {
   static constexpr std::size_t element_bytes = 1;
   // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
   static constexpr float largest_weight = 254;
-  static void store_weights(std::byte* row, std::uint32_t j, Prefill256::Sum x) {
+  template <int>
+  static void store_weights(std::byte* row, std::uint32_t j, Prefill256::Sum x, HeldWeights&) {
     const __m256i w = words(x);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(row + j),
                      _mm_packus_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
@@ -103,7 +106,8 @@ struct PrefillBytes256 : PrefillStores256 {
 struct PrefillWords256 : PrefillStores256 {
   static constexpr std::size_t element_bytes = 2;
   static constexpr float largest_weight = 32700;
-  static void store_weights(std::byte* row, std::uint32_t j, Prefill256::Sum x) {
+  template <int>
+  static void store_weights(std::byte* row, std::uint32_t j, Prefill256::Sum x, HeldWeights&) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j * element_bytes), words(x));
   }
 

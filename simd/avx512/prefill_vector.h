@@ -75,19 +75,27 @@ struct PrefillPlain512 {
   static Weight weight(const std::byte* p) { return prefill_broadcast(p); }
 };
 
-struct PrefillBytes512 {
+// Weights that are stored register by register.
+struct PrefillStores512 {
+  struct HeldWeights {};
+  static constexpr int weights_at_once = 1;
+};
+
+struct PrefillBytes512 : PrefillStores512 {
   static constexpr std::size_t element_bytes = 1;
   // The carry moves a weight by half a step at most: 254 and a half still rounds to 255 at most.
   static constexpr float largest_weight = 254;
-  static void store_weights(std::byte* row, std::uint32_t j, __m512i x) {
+  template <int>
+  static void store_weights(std::byte* row, std::uint32_t j, __m512i x, HeldWeights&) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(row + j), _mm512_cvtusepi32_epi8(x));
   }
 };
 
-struct PrefillWords512 : PrefillPlain512 {
+struct PrefillWords512 : PrefillPlain512, PrefillStores512 {
   static constexpr std::size_t element_bytes = 2;
   static constexpr float largest_weight = 32700;
-  static void store_weights(std::byte* row, std::uint32_t j, __m512i x) {
+  template <int>
+  static void store_weights(std::byte* row, std::uint32_t j, __m512i x, HeldWeights&) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j * element_bytes), _mm512_cvtsepi32_epi16(x));
   }
 };

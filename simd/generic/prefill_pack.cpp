@@ -145,13 +145,13 @@ void pack_prefill_keys(const PrefillShape& shape, int part, const float* x, std:
                        std::uint32_t n_rows, std::byte* codes, std::size_t block_bytes, float* scale) {
   const std::uint32_t width = shape.width[part], n_groups = shape.groups(part);
   const bool bytes = shape.kind == PrefillKind::i8;
-  const __m128i offset = _mm_set1_epi8(static_cast<char>(0x80));
+  const __m128i offset = _mm_set1_epi8(static_cast<char>(shape.tiles ? 0 : 0x80));
   for (std::uint32_t i = 0; i < n_rows; ++i, x += ldx) {
     const std::uint32_t row = first_row + i;
     scale[row] = key_scale(shape.kind, x, width);
     const Rounder rounder(scale[row], most_code(shape.kind));
     std::byte* out = codes + row / prefill_block_rows * block_bytes + row % prefill_block_rows * 4;
-    if (shape.planes) {
+    if (shape.planes()) {
       for (std::uint32_t k = 0; k < width; k += piece) {
         const Planes planes(rounder.words(x + k, piece));
         store_groups(out + std::size_t{k} * prefill_block_rows, planes.upper);
@@ -178,7 +178,7 @@ void pack_prefill_keys(const PrefillShape& shape, int part, const float* x, std:
 void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t ldx, std::uint32_t n_rows,
                          std::byte* codes, float* scale) {
   const std::uint32_t width = shape.d_v;
-  const std::uint32_t group_rows = shape.planes ? 4 : prefill_group_elements(shape.kind);
+  const std::uint32_t group_rows = shape.planes() ? 4 : prefill_group_elements(shape.kind);
   for (std::uint32_t row = 0; row < n_rows; ++row) scale[row] = value_scale(shape.kind, x + row * ldx, width);
   for (std::uint32_t row = 0; row < n_rows; row += group_rows) {
     // Rows behind the last are not seen: they repeat it.
@@ -204,7 +204,7 @@ void pack_prefill_values(const PrefillShape& shape, const float* x, std::size_t 
       const std::uint32_t n = std::min(piece, width - k);
       const float *x0 = x + at(0) * ldx + k, *x1 = x + at(1) * ldx + k, *x2 = x + at(2) * ldx + k,
                   *x3 = x + at(3) * ldx + k;
-      if (shape.planes) {
+      if (shape.planes()) {
         const Planes a(r0.words(x0, n)), b(r1.words(x1, n)), c(r2.words(x2, n)), d(r3.words(x3, n));
         store_fours(out, a.upper, b.upper, c.upper, d.upper);
         store_fours(out + next_strip / 2, a.lower, b.lower, c.lower, d.lower);
@@ -235,7 +235,7 @@ void pack_prefill_query(const PrefillShape& shape, const float* x, float factor,
     std::memset(codes, 0, std::size_t{shape.groups(part)} * 4);
     for (std::uint32_t k = 0; k < width; k += piece) {
       const std::uint32_t n = std::min(piece, width - k);
-      if (shape.planes) {
+      if (shape.planes()) {
         const Planes planes(rounder.words(x + k, n));
         store(codes + k, planes.upper);
         store(codes + width + k, planes.lower);
@@ -250,7 +250,7 @@ void pack_prefill_query(const PrefillShape& shape, const float* x, float factor,
       alignas(16) std::int8_t bytes[piece];
       _mm_store_si128(reinterpret_cast<__m128i*>(bytes), rounder.bytes(x + k, n));
       std::memcpy(codes + k, bytes, n);
-      for (std::uint32_t i = 0; i < n; ++i) start[part] -= 128 * bytes[i];
+      for (std::uint32_t i = 0; i < n && !shape.tiles; ++i) start[part] -= 128 * bytes[i];
     }
     x += width;
     codes += std::size_t{shape.groups(part)} * 4;

@@ -64,7 +64,7 @@ struct Problem {
   // `at_once` queries a call.
   [[nodiscard]] std::vector<float> run(const Kernels& kernels, std::uint32_t at_once) const {
     PrefillShape packed = shape;
-    packed.planes = kernels.prefill_planes && may_have_planes(shape);
+    packed.tiles = kernels.prefill_tiles && may_have_tiles(shape);
     const std::size_t d = packed.width[0] + packed.width[1];
     std::vector<std::byte> codes(n_queries * packed.query_bytes()), keys[2], values(packed.value_bytes());
     std::vector<float> scale(2 * n_queries), max(n_queries, prefill_no_max), sum(n_queries),
@@ -149,7 +149,7 @@ TEST_CASE("prefill attention: the softmax's sums, with every instruction set the
       for (std::size_t i = 0; i < off.size(); ++i) off[i] = got[i] - expected[i];
       CHECK(rms(off) <= (bytes ? 4e-2 : 1e-3) * rms(expected));
       CHECK((first.empty() || got == first));
-      if (first.empty() || kernels->prefill_planes) {  // the emulator is slow
+      if (first.empty() || kernels->prefill_tiles) {  // the emulator is slow
         for (const std::uint32_t at_once : {1, 7, 33}) CHECK(problem.run(*kernels, at_once) == got);
       }
       first = got;
@@ -187,7 +187,7 @@ TEST_CASE("prefill attention: NaN and infinity are noticed, extremes are not") {
   };
   for (const Kernels* kernels : prefill_attention_tables()) {
     if (kernels != prefill_attention_tables().front() && kernels != choose_kernels("", nullptr) &&
-        !kernels->prefill_planes)
+        !kernels->prefill_tiles)
       continue;  // the emulator is slow
     check(*kernels, PrefillKind::i8);
     check(*kernels, PrefillKind::i16);

@@ -26,6 +26,10 @@ class Tiles {
       std::memcpy(state.bytes[T][row], static_cast<const char*>(p) + row * row_stride_bytes, row_bytes_of(T));
   }
   template <int T>
+  static void stream(const void* p, std::size_t row_stride_bytes) {
+    load<T>(p, row_stride_bytes);
+  }
+  template <int T>
   static void store(void* p, std::size_t row_stride_bytes) {
     for (std::uint32_t row = 0; row < rows_of(T); ++row)
       std::memcpy(static_cast<char*>(p) + row * row_stride_bytes, state.bytes[T][row], row_bytes_of(T));
