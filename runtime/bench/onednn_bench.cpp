@@ -89,7 +89,8 @@ class Bench {
 
   // One head's scores with a page of keys, or values, all of them seen. Ours is one kernel for both and the softmax.
   void attention(std::uint32_t n_tokens) {
-    const simd::PrefillShape shape{simd::PrefillKind::i8, {128, 64}, d_v};
+    simd::PrefillShape shape{simd::PrefillKind::i8, {128, 64}, d_v};
+    shape.tiles = options_.kernels->prefill_tiles;
     rt::Buffer<std::byte> queries(n_tokens * shape.query_bytes()), keys(shape.key_bytes(0) + shape.key_bytes(1)),
         values(shape.value_bytes());
     fill({queries.data(), n_tokens * shape.query_bytes()});
@@ -138,15 +139,22 @@ class Bench {
     r.peak = peak.kind;
     r.peak_per_s = rate.peak_per_s;
   }
+  // oneDNN takes the best instructions of the machine, whatever ours are asked for.
+  [[nodiscard]] Peak peak_of(const OnednnMatmul& matmul, bool bf16) const {
+    if (matmul.implementation().find("amx") != std::string::npos) {
+      const simd::Kernels* tiles = simd::kernels_for(simd::Isa::amx);
+      if (tiles != nullptr) return integer_peak(*tiles);
+    }
+    if (bf16 && options_.kernels->peak_bf16 != nullptr) return {"bf16", options_.kernels->peak_bf16};
+    return integer_;
+  }
   void onednn(const char* product, OnednnType type, std::uint32_t k, std::uint32_t n_rows, std::uint32_t n_tokens,
               const std::function<void(OnednnMatmul&)>& take_packed) {
     const auto matmul = OnednnMatmul::create(type, n_tokens, n_rows, k);
     if (matmul == nullptr) return;
     step(product, simd::onednn_type_name(type), n_tokens);
     const bool bf16 = type == OnednnType::bf16;
-    const Peak peak = bf16 && integer_.kind != "amx" && options_.kernels->peak_bf16 != nullptr
-                          ? Peak{"bf16", options_.kernels->peak_bf16}
-                          : integer_;
+    const Peak peak = peak_of(*matmul, bf16);
     // Small numbers in either type: bytes of bf16 must not make up NaN, and denormals would slow it down.
     rt::Buffer<std::byte> x(std::size_t{n_tokens} * k * (bf16 ? 2 : 1));
     rt::Buffer<float> y(std::size_t{n_tokens} * n_rows);
