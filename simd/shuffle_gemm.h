@@ -19,7 +19,7 @@ struct ShuffleUnpack {
   static constexpr int n_groups = shape.groups(), n_cuts = shape.cuts();
   static constexpr int superchunk_bytes = shape.superchunk_bytes(), offset = 64;
 
-  typename V::Lookup lookup;
+  Lookup64<V> lookup;
   typename V::S4Table s4_table;
 
   explicit ShuffleUnpack(const PackedMatrix& w) : lookup(quant::info(F).codebook), s4_table(w.s4_table()) {}

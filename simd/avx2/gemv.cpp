@@ -135,15 +135,15 @@ void plain_gemv(const PackedMatrix& w, const Activations& x, std::uint32_t token
 }  // namespace
 
 void use_avx2_gemv(GemvFn* table) {
-  use_shuffle_gemv<Vector256<MaddDot, BlendLookup64>>(table);
-  use_shuffle_w8_gemv<Vector256<MaddDot, BlendLookup64>>(table);
+  use_shuffle_gemv<Vector256<MaddDot>>(table);
+  use_shuffle_w8_gemv<Vector256<MaddDot>>(table);
   table[static_cast<int>(quant::Format::f32)] = plain_gemv<F32Weights>;
   table[static_cast<int>(quant::Format::bf16)] = plain_gemv<Bf16Weights>;
 }
 
 void use_avx2_gemm(GemmFn* table) {
-  use_shuffle_gemm<Vector256<MaddDot, BlendLookup64>>(table);
-  use_shuffle_w8_gemm<Vector256<MaddDot, BlendLookup64>>(table);
+  use_shuffle_gemm<Vector256<MaddDot>>(table);
+  use_shuffle_w8_gemm<Vector256<MaddDot>>(table);
   table[static_cast<int>(quant::Format::f32)] = gemm_by_gemv<plain_gemv<F32Weights>>;
   table[static_cast<int>(quant::Format::bf16)] = gemm_by_gemv<plain_gemv<Bf16Weights>>;
 }

@@ -12,9 +12,8 @@
 namespace r1::simd {
 namespace {
 
-template <class Dot, template <class> class LookupOf>
+template <class Dot>
 struct Vector256 : Dot {
-  using Lookup = LookupOf<Vector256>;
   using Bytes = __m256i;
   using Floats = __m256;
   static constexpr int strings = 4;  // of a register of codes
@@ -46,13 +45,6 @@ struct Vector256 : Dot {
 
   static Bytes rotate4(Bytes x) { return _mm256_or_si256(_mm256_srli_epi64(x, 4), _mm256_slli_epi64(x, 60)); }
   static Bytes shift_right(Bytes x, int bits) { return bits == 0 ? x : _mm256_srli_epi64(x, bits); }
-  static Bytes shift_left(Bytes x, int bits) { return bits == 0 ? x : _mm256_slli_epi64(x, bits); }
-  // By the top bit of each byte. As assembly, because GCC compares a mask that two blends share with zero first.
-  static Bytes choose(Bytes a, Bytes b, Bytes top_bit) {
-    Bytes chosen;
-    asm("vpblendvb %3, %2, %1, %0" : "=x"(chosen) : "x"(a), "xm"(b), "x"(top_bit));
-    return chosen;
-  }
   static Bytes shuffle(Bytes table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
   static Bytes low6(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(0x3f)); }
   static Bytes minus16(Bytes x) { return _mm256_sub_epi8(x, _mm256_set1_epi8(16)); }

@@ -27,13 +27,13 @@ struct VnniDot {
 }  // namespace
 
 void use_avx2_vnni_gemv(GemvFn* table) {
-  use_shuffle_gemv<Vector256<VnniDot, XorLookup64>>(table);
-  use_shuffle_w8_gemv<Vector256<VnniDot, XorLookup64>>(table);
+  use_shuffle_gemv<Vector256<VnniDot>>(table);
+  use_shuffle_w8_gemv<Vector256<VnniDot>>(table);
 }
 
 void use_avx2_vnni_gemm(GemmFn* table) {
-  use_shuffle_gemm<Vector256<VnniDot, XorLookup64>>(table);
-  use_shuffle_w8_gemm<Vector256<VnniDot, XorLookup64>>(table);
+  use_shuffle_gemm<Vector256<VnniDot>>(table);
+  use_shuffle_w8_gemm<Vector256<VnniDot>>(table);
 }
 
 }  // namespace r1::simd

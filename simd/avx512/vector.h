@@ -16,7 +16,6 @@ namespace {
 struct Vector512 {
   using Bytes = __m512i;
   using Floats = __m512;
-  using Lookup = XorLookup64<Vector512>;
   static constexpr int strings = 8;  // of a register of codes
   static constexpr int rows = 16;    // of a register of floats
   static constexpr int parts = 1;    // of a panel
