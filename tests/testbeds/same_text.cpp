@@ -109,8 +109,9 @@ void compare(const std::string& path) {
   const Said expected = say(without, prompt, 256, 1, new_tokens), got = say(with, prompt, 256, 1, new_tokens);
   const double off = rms_distance(got.logits, expected.logits);
   fmt::print("{}: logits off by {:.4f} σ (RMS), tokens {}\n", path, off, fmt::join(got.tokens, " "));
-  check(off <= tolerance, path + ": logits");
   const bool exact = with->info().recipe == "exact", trained = with->tokenizer().ok();
+  const double allowed = exact ? 0 : tolerance;  // attention by tiles has the sums of every instruction set
+  check(off <= allowed, path + ": logits");
   check(exact || off > 0, path + ": no wide batch ran");  // folded scales round otherwise
   check(!(exact || trained) || got.tokens == expected.tokens,
         fmt::format("{}: without AMX {}", path, fmt::join(expected.tokens, " ")));
@@ -120,7 +121,7 @@ void compare(const std::string& path) {
   const double off_q8 = rms_distance(say(with, prompt, 256, 1, 1, KvCacheType::q8).logits,
                                      say(without, prompt, 256, 1, 1, KvCacheType::q8).logits);
   fmt::print("{}, q8 cache: logits off by {:.4f} σ (RMS)\n", path, off_q8);
-  check(off_q8 <= tolerance, path + ": logits over a q8 cache");
+  check(off_q8 <= allowed, path + ": logits over a q8 cache");
   if (with->info().architecture == "deepseek_v3") return;
   // Without experts all batches of 50 are wide.
   check(say(with, prompt, 50, 1, 1).logits == got.logits, path + ": batches of 50 give other bits");
