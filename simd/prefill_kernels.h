@@ -278,8 +278,7 @@ template <class V, class D, int NQ, bool Whole>
     });
   }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE { per_step[q] = V::set(codes_per_unit[q]); });
-  const auto weigh = [&]<int q>(std::uint32_t j) R1_INLINE {
-    const auto scale = V::load(scales + j);
+  const auto weigh = [&]<int q>(std::uint32_t j, typename V::Floats scale) R1_INLINE {
     auto wanted = V::load(scores + q * std::size_t{prefill_page_rows} + j);
     if constexpr (walk_first) {
       wanted = V::fma(wanted, per_step[q], carry[q]);
@@ -295,11 +294,13 @@ template <class V, class D, int NQ, bool Whole>
   };
   for (std::uint32_t j = 0; j < columns; j += D::weights_at_once * prefill_lanes) {
     typename D::HeldWeights held[NQ];
-    prefill_unrolled<D::weights_at_once * NQ>([&]<int i>() R1_INLINE {
-      constexpr int part = i / NQ, q = i % NQ;
+    prefill_unrolled<D::weights_at_once>([&]<int part>() R1_INLINE {
       const std::uint32_t column = j + part * prefill_lanes;
-      D::template store_weights<part>(weights + q * std::size_t{prefill_page_rows} * D::element_bytes, column,
-                                      weigh.template operator()<q>(column), held[q]);
+      const auto scale = V::load(scales + column);
+      prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
+        D::template store_weights<part>(weights + q * std::size_t{prefill_page_rows} * D::element_bytes, column,
+                                        weigh.template operator()<q>(column, scale), held[q]);
+      });
     });
   }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE { sum[q] = V::sum_of(total[q]); });
