@@ -199,7 +199,7 @@ class LatentPages {
                     own_.rope_rows.at((std::size_t{i} * page_rows + row) * rope), rope * sizeof(float));
       }
       simd::pack_prefill_keys(shape_, 0, own_.rows.data(), d_k, 0, rows_of(i), page.keys.data(),
-                              shape_.key_block_bytes(0), page.key_scale[0].data());
+                              shape_.key_block_bytes(0), page.key_scale.data());
       multiply(up_v, i, tile, up_v.rows());
       simd::pack_prefill_values(shape_, own_.rows.data(), up_v.rows(), rows_of(i), page.values.data(),
                                 page.value_scale.data());
@@ -221,7 +221,7 @@ class LatentPages {
     turn_.values[i] = {page.values.data(), page.value_scale.data(), page.value_scale_max.data()};
     keys.codes[0] = page.keys.data();
     keys.block_bytes[0] = shape_.key_block_bytes(0);
-    keys.scale[0] = page.key_scale[0].data();
+    keys.scale[0] = page.key_scale.data();
     if (kv_.shape().type == simd::KvType::q8) {
       const simd::Q8KeyShape cached = kv_.shape().q8_keys();
       const bool reads_bf16 = pass_.kernels.reads_bf16();
@@ -295,7 +295,7 @@ PrefillScratch::PrefillScratch(const ModelConfig& c, std::uint32_t max_tokens) {
   for (PrefillPage& page : pages) {
     page.keys = Buffer<std::byte>(shape.key_bytes(0) + shape.key_bytes(1));
     page.values = Buffer<std::byte>(shape.value_bytes());
-    for (auto& scale : page.key_scale) scale = Buffer<float>(page_rows);
+    page.key_scale = Buffer<float>(page_rows);
     page.value_scale = Buffer<float>(page_rows);
     page.value_scale_max = Buffer<float>(page_rows);
   }
@@ -408,12 +408,12 @@ void prefill_gqa(const numa::Member& member, Pass& pass, std::uint32_t kv_layer)
         } else {
           keys.codes[0] = packed.keys.data();
           keys.block_bytes[0] = shape.key_block_bytes(0);
-          keys.scale[0] = packed.key_scale[0].data();
+          keys.scale[0] = packed.key_scale.data();
           values.codes = packed.values.data();
           values.scale = packed.value_scale.data();
           simd::load_kv(kv.shape().type, k_page, std::size_t{n_rows} * d, own.rows.data());
           simd::pack_prefill_keys(shape, 0, own.rows.data(), d, 0, n_rows, packed.keys.data(), keys.block_bytes[0],
-                                  packed.key_scale[0].data());
+                                  packed.key_scale.data());
           simd::load_kv(kv.shape().type, v_page, std::size_t{n_rows} * d, own.rows.data());
           simd::pack_prefill_values(shape, own.rows.data(), d, n_rows, packed.values.data(), packed.value_scale.data());
         }

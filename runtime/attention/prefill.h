@@ -31,10 +31,10 @@ inline constexpr std::uint32_t prefill_group_heads = 4;
 inline constexpr std::uint32_t prefill_turn_pages = 4;
 inline constexpr std::uint32_t prefill_turn_queries = 192;
 
-// Keys and values of one head and page, and their scales [page rows].
+// Keys and values of one head and page, and their scales [page rows]; of a q8 cache's rope keys the cache has them.
 struct PrefillPage {
   Buffer<std::byte> keys, values;
-  Buffer<float> key_scale[2], value_scale, value_scale_max;
+  Buffer<float> key_scale, value_scale, value_scale_max;
 };
 
 // What one member needs for it.

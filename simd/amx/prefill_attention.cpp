@@ -18,45 +18,50 @@ constexpr std::size_t tile_bytes = 1024, column_bytes = 64;
 // Processors that have tiles take remainders and powers at the pace of additions, and shifts at half of it.
 //
 // The softmax does not run beside the products, where it would be as slow as both in turn: one pipe out of two takes
-// 512-bit products, maxima and conversions of floats while tile instructions run (docs/performance.md, "AMX").
+// 512-bit products, maxima and conversions of floats while tile instructions run (docs/performance.md, "Granite
+// Rapids").
 struct PrefillAmx : Prefill512 {
   static Floats remainder(Floats x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static Floats scale(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
 };
 
-// Pairs of registers become words, and what two pairs give is in order again after a transposition of dwords.
-inline __m512i words_of(__m512i a, __m512i b) {
-  return _mm512_packus_epi32(a, b);
-}
+// What pairs of pairs of registers give is in order again after a transposition of dwords.
 inline __m512i in_order(__m512i bytes) {
   return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
 }
 
-// Weights that are stored 64 at a time: a pack costs a quarter of a conversion to bytes.
-struct HeldByTiles {
-  __m512i first, words;
-};
-template <int Part, class Store>
-[[gnu::always_inline]] inline void hold_weights(HeldByTiles& held, __m512i x, Store&& store) {
-  static_assert(Part < 4);
-  if constexpr (Part % 2 == 0) held.first = x;
-  if constexpr (Part == 1) held.words = words_of(held.first, x);
-  if constexpr (Part == 3) store(held.words, words_of(held.first, x));
+// Sixty-four weights, packed to words pair by pair.
+inline void store_bytes(std::byte* to, __m512i a, __m512i b) {
+  _mm512_storeu_si512(to, in_order(_mm512_packus_epi16(a, b)));
+}
+inline void store_planes(std::byte* to, __m512i a, __m512i b) {
+  const __m512i low = _mm512_set1_epi16(0xff);
+  store_bytes(to, _mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8));
+  store_bytes(to + prefill_page_rows, _mm512_and_si512(a, low), _mm512_and_si512(b, low));
 }
 
-// Two tiles of queries by two of rows (or of elements): of four products and four loads, as many as hide behind each
-// other (docs/performance.md, "AMX": 17.1 cycles a product of 16).
-struct BytesByTiles : PrefillBytes512 {
-  using HeldWeights = HeldByTiles;
-  static constexpr int tile_queries = 32, tile_registers = 2, weights_at_once = 4;
-  static constexpr std::uint32_t tile_k = simd::tile_k;
+// Weights that are stored 64 at a time: a pack costs a quarter of a conversion to bytes.
+template <class Elements, auto Store>
+struct HoldsWeights : Elements {
+  struct HeldWeights {
+    __m512i first, words;
+  };
+  static constexpr int weights_at_once = 4;
 
   template <int Part>
   [[gnu::always_inline]] static void store_weights(std::byte* row, std::uint32_t j, __m512i x, HeldWeights& held) {
-    hold_weights<Part>(held, x, [&](__m512i a, __m512i b) {
-      _mm512_storeu_si512(row + j - 3 * prefill_lanes, in_order(_mm512_packus_epi16(a, b)));
-    });
+    static_assert(Part < weights_at_once);
+    if constexpr (Part % 2 == 0) held.first = x;
+    if constexpr (Part == 1) held.words = _mm512_packus_epi32(held.first, x);
+    if constexpr (Part == 3) Store(row + j - 3 * prefill_lanes, held.words, _mm512_packus_epi32(held.first, x));
   }
+};
+
+// Two tiles of queries by two of rows (or of elements): of four products and four loads, as many as hide behind each
+// other (docs/performance.md, "AMX": 17.1 cycles a product of 16).
+struct BytesByTiles : HoldsWeights<PrefillBytes512, store_bytes> {
+  static constexpr int tile_queries = 32, tile_registers = 2;
+  static constexpr std::uint32_t tile_k = simd::tile_k;
 
   // As prefill_dots. n_groups: whole tiles of them
   template <PrefillProduct Product, int NQ, int NR>
@@ -102,21 +107,9 @@ struct BytesByTiles : PrefillBytes512 {
 
 // One tile of queries by one of rows (or of elements), of two planes each: four products. Those of an upper and a lower
 // plane have the same place, and so one register.
-struct WordsByTiles : PrefillWords512 {
-  using HeldWeights = HeldByTiles;
-  static constexpr int tile_queries = 16, tile_registers = 1, weights_at_once = 4;
+struct WordsByTiles : HoldsWeights<PrefillWords512, store_planes> {
+  static constexpr int tile_queries = 16, tile_registers = 1;
   static constexpr std::uint32_t tile_k = simd::tile_k;
-
-  template <int Part>
-  [[gnu::always_inline]] static void store_weights(std::byte* row, std::uint32_t j, __m512i x, HeldWeights& held) {
-    hold_weights<Part>(held, x, [&](__m512i a, __m512i b) {
-      const __m512i low = _mm512_set1_epi16(0xff);
-      std::byte* to = row + j - 3 * prefill_lanes;
-      _mm512_storeu_si512(to, in_order(_mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8))));
-      _mm512_storeu_si512(to + prefill_page_rows,
-                          in_order(_mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low))));
-    });
-  }
 
   // n_groups: of pairs of words, whole tiles of them
   template <PrefillProduct Product, int NQ, int NR>

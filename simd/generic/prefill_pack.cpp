@@ -250,7 +250,8 @@ void pack_prefill_query(const PrefillShape& shape, const float* x, float factor,
       alignas(16) std::int8_t bytes[piece];
       _mm_store_si128(reinterpret_cast<__m128i*>(bytes), rounder.bytes(x + k, n));
       std::memcpy(codes + k, bytes, n);
-      for (std::uint32_t i = 0; i < n && !shape.tiles; ++i) start[part] -= 128 * bytes[i];
+      if (shape.tiles) continue;
+      for (std::uint32_t i = 0; i < n; ++i) start[part] -= 128 * bytes[i];
     }
     x += width;
     codes += std::size_t{shape.groups(part)} * 4;
