@@ -20,6 +20,8 @@ using rt::SensitivityItem;
 
 // Where a measured divergence is lost in rounding: its logarithm must exist.
 constexpr double least_kld = 1e-12;
+// Of a measured divergence, how much is taken to be the item's own at least: the floor is known to some percent.
+constexpr double least_own_share = 0.05;
 // True sizes are tried so often at the end, where pages decide.
 constexpr int max_trials = 100;
 
@@ -35,7 +37,8 @@ struct Point {
 std::vector<Point> points_of(const SensitivityItem& item) {
   std::vector<Point> points;
   for (const rt::Lowered& m : item.measured) {
-    if (m.error > 0) points.push_back({square(m.error), std::max(m.kld, least_kld)});
+    const double own = std::max(m.kld - item.floor.value_or(0), least_own_share * m.kld);
+    if (m.error > 0) points.push_back({square(m.error), std::max(own, least_kld)});
   }
   std::sort(points.begin(), points.end(),
             [](const Point& a, const Point& b) { return a.squared_error < b.squared_error; });
@@ -275,6 +278,7 @@ class Fitter {
   [[nodiscard]] Fit result() const {
     Fit fit;
     fit.mix = mix();
+    fit.floor = fit.kld = floor_of(sensitivity_);
     for (const Item& item : items_) {
       const Candidate& c = item.candidates[item.chosen];
       fit.items.push_back({item.measured->tensor_class, item.measured->first_layer, item.measured->last_layer, c.format,
@@ -315,8 +319,14 @@ double predicted_kld(const SensitivityItem& item, Format format) {
   return below.kld * std::pow(above->kld / below.kld, place);
 }
 
+double floor_of(const rt::Sensitivity& sensitivity) {
+  double floor = 0;
+  for (const SensitivityItem& item : sensitivity.items) floor = std::max(floor, item.floor.value_or(0));
+  return floor;
+}
+
 double predicted_kld(const rt::Sensitivity& sensitivity, const Mix& mix) {
-  double sum = 0;
+  double sum = floor_of(sensitivity);
   for (const SensitivityItem& item : sensitivity.items) {
     double item_sum = 0;
     int n_layers = 0;

@@ -26,21 +26,25 @@ struct FittedItem {
   int first_layer = -1, last_layer = -1;
   quant::Format format = quant::Format::f32;
   std::uint64_t bytes = 0, read_bytes = 0;
-  double kld = 0;  // predicted
+  double kld = 0;  // predicted, above the floor
 };
 
 struct Fit {
   Mix mix;
   std::vector<FittedItem> items;  // in order of the sensitivities
-  double kld = 0;                 // predicted: the sum over the items
+  double floor = 0;               // of roundings, in kld
+  double kld = 0;                 // predicted: the sum over the items, and the floor once
 };
 
-// Divergence of an item at a format, from what was measured of it: interpolated in the squared error of the weights on
-// logarithmic axes, proportional to it outside what was measured.
+// Divergence of an item at a format above its floor, from what was measured of it: interpolated in the squared error of
+// the weights on logarithmic axes, proportional to it outside what was measured.
 [[nodiscard]] double predicted_kld(const rt::SensitivityItem& item, quant::Format format);
 
-// Of any mix, by the same prediction: what its items add up to. Items whose layers do not share a format count by the
-// share of their layers.
+// What roundings alone make a changed model diverge, wherever it was changed: the largest floor.
+[[nodiscard]] double floor_of(const rt::Sensitivity& sensitivity);
+
+// Of any mix, by the same prediction: what its items add up to, and the floor once. Items whose layers do not share a
+// format count by the share of their layers.
 [[nodiscard]] double predicted_kld(const rt::Sensitivity& sensitivity, const Mix& mix);
 
 // The sensitivities of a model that was not measured: every product of a layer suffers alike from the same error of

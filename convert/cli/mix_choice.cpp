@@ -55,6 +55,7 @@ void show_fit(const rt::ModelConfig& config, const rt::Sensitivity& sensitivity,
     fmt::print(file, "\n");
     return;
   }
+  if (fit.floor > 0) fmt::print(file, "{:<46} {:>12.3g}\n", "roundings, which any change disturbs", fit.floor);
   fmt::print(file, "predicted KLD {:.3g}; of the hand-made recipes:", fit.kld);
   for (const quant::Recipe& recipe : quant::recipes()) {
     if (std::string_view(recipe.name) != "exact")

@@ -10,6 +10,7 @@
 
 #include "convert/cli/command.h"
 #include "convert/cli/text_flags.h"
+#include "convert/fit.h"
 #include "runtime/base/try.h"
 #include "runtime/eval/sensitivity_probe.h"
 
@@ -35,7 +36,7 @@ std::vector<quant::Format> parse_formats(const std::vector<std::string>& names) 
   return formats;
 }
 
-// The classes, the most sensitive first: what lowering all of their layers costs, if costs add up.
+// The classes, the most sensitive first: what lowering all of their layers costs above the floor, if costs add up.
 void print_classes(const rt::Sensitivity& sensitivity) {
   struct Line {
     quant::TensorClass tensor_class;
@@ -45,7 +46,9 @@ void print_classes(const rt::Sensitivity& sensitivity) {
   for (const rt::SensitivityItem& item : sensitivity.items) {
     if (lines.empty() || lines.back().tensor_class != item.tensor_class)
       lines.push_back({item.tensor_class, std::vector<double>(item.measured.size())});
-    for (std::size_t i = 0; i < item.measured.size(); ++i) lines.back().kld[i] += item.measured[i].kld;
+    for (std::size_t i = 0; i < item.measured.size(); ++i) {
+      lines.back().kld[i] += std::max(item.measured[i].kld - item.floor.value_or(0), 0.0);
+    }
   }
   std::stable_sort(lines.begin(), lines.end(), [](const Line& a, const Line& b) { return a.kld[0] > b.kld[0]; });
   fmt::print("{:<16}", "KLD, all layers");
@@ -81,6 +84,7 @@ Result<void> measure(const Flags& flags, const std::atomic<bool>* stop) {
   R1_CHECK(sensitivity.save(flags.out));
   eval::remove_probe_state(options.state_path);
   print_classes(sensitivity);
+  fmt::print("above {:.3g}, what roundings alone make of any change\n", floor_of(sensitivity));
   fmt::print("{}: {} parts, {} tokens scored\n", flags.out, sensitivity.items.size(), sensitivity.n_scored_tokens);
   return {};
 }

@@ -14,6 +14,7 @@
 #include "quant/decode.h"
 #include "quant/encode.h"
 #include "runtime/base/try.h"
+#include "runtime/eval/item_parts.h"
 #include "runtime/model/model_impl.h"
 
 namespace r1::eval {
@@ -41,10 +42,10 @@ void decode(const simd::PackedMatrix& m, std::uint32_t row_begin, std::uint32_t 
 class Lowering {
  public:
   Lowering(const Model& model, const rt::SensitivityItem& item, quant::Format format, const rt::Importance* importance)
-      : model_(model), item_(item), format_(format), importance_(importance) {}
+      : model_(model), item_(ItemParts::of(*model.impl().file, item)), format_(format), importance_(importance) {}
 
   Result<LoweredModel> run(numa::ThreadTeam& team) {
-    R1_CHECK(collect());
+    for (const ItemParts::Place& place : item_.places) R1_CHECK(add(place));
     arena_ = numa::Arena::allocate(std::max<std::uint64_t>(bytes_, 1));
     if (arena_ == nullptr) return Error{ErrorCode::out_of_memory, "no memory for the lowered matrices", ""};
     make_feedback(team);
@@ -56,41 +57,25 @@ class Lowering {
       sum.error += e.error;
       sum.signal += e.signal;
     }
-    for (auto& [blob, part] : places_) {
-      blobs_[blob.first].parts[blob.second] = {format_, parts_[part].encoding.layout,
-                                               arena_->data() + parts_[part].offset_bytes};
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      item_.blobs[item_.places[i].blob].parts[item_.places[i].part] = {format_, parts_[i].encoding.layout,
+                                                                       arena_->data() + parts_[i].offset_bytes};
     }
     LoweredModel lowered;
     lowered.error = sum.signal > 0 ? std::sqrt(sum.error / sum.signal) : 0;
     R1_TRY(lowered.model,
-           rt::with_file(model_, rt::ModelFile::with_blobs(model_.impl().file, blobs_, std::move(arena_))));
+           rt::with_file(model_, rt::ModelFile::with_blobs(model_.impl().file, item_.blobs, std::move(arena_))));
     return lowered;
   }
 
  private:
-  Result<void> collect() {
-    const rt::ModelFile& file = *model_.impl().file;
-    for (const rt::BlobSpec& spec : rt::expected_blobs(file.config())) {
-      if (spec.layer < item_.first_layer || spec.layer > item_.last_layer) continue;
-      const rt::BlobInfo* blob = nullptr;
-      for (std::size_t p = 0; p < spec.n_parts; ++p) {
-        const rt::MatrixSpec& matrix = spec.matrices[spec.rule == rt::PartRule::experts ? p : 0];
-        if (rt::recipe_class(file.config(), matrix) != item_.tensor_class) continue;
-        if (blob == nullptr) {
-          blob = file.find(spec.name);
-          blobs_.push_back(*blob);
-        }
-        R1_CHECK(add(spec, matrix, p));
-      }
-    }
-    return {};
-  }
-
-  Result<void> add(const rt::BlobSpec& spec, const rt::MatrixSpec& matrix, std::size_t part_index) {
+  Result<void> add(const ItemParts::Place& place) {
+    const rt::BlobSpec& spec = item_.specs[place.blob];
+    const rt::MatrixSpec& matrix = item_.spec(place);
     Part part;
-    part.source = blobs_.back().parts[part_index];
+    part.source = item_.matrix(place);
     if (importance_ != nullptr) {
-      part.importance = importance_->columns(spec, matrix, part_index);
+      part.importance = importance_->columns(spec, matrix, place.part);
       if (quant::takes_feedback(format_)) part.moments = importance_->moments(spec, matrix);
     }
     const auto layout = quant::blob_layout(format_, matrix.rows, matrix.k);
@@ -105,7 +90,6 @@ class Lowering {
         std::max(part.moments != nullptr ? together : 1u, (1u << 18) / (quant::panel_rows * matrix.k));
     for (std::uint32_t panel = 0; panel < layout->n_panels; panel += n_panels)
       units_.push_back({parts_.size(), panel, std::min(panel + n_panels, layout->n_panels)});
-    places_.push_back({{blobs_.size() - 1, part_index}, parts_.size()});
     parts_.push_back(std::move(part));
     return {};
   }
@@ -162,12 +146,10 @@ class Lowering {
   }
 
   const Model& model_;
-  const rt::SensitivityItem& item_;
+  ItemParts item_;  // its blobs in the end with what changed
   quant::Format format_;
   const rt::Importance* importance_;
-  std::vector<rt::BlobInfo> blobs_;  // those that change
-  std::vector<Part> parts_;
-  std::vector<std::pair<std::pair<std::size_t, std::size_t>, std::size_t>> places_;  // (blob, part of it) → part
+  std::vector<Part> parts_;  // [item_.places.size()]
   std::vector<Unit> units_;
   std::map<const rt::ImatrixInput*, std::optional<quant::Feedback>> feedbacks_;  // none where moments tell nothing
   std::vector<quant::EncodeError> errors_;                                       // of each unit

@@ -13,6 +13,7 @@
 #include "runtime/eval/base_logits.h"
 #include "runtime/eval/imatrix_collector.h"
 #include "runtime/eval/lowered_model.h"
+#include "runtime/eval/nudged_model.h"
 #include "runtime/eval/score.h"
 #include "runtime/io/file.h"
 #include "runtime/model/model_impl.h"
@@ -44,19 +45,23 @@ class Probe {
   Result<Sensitivity> run() {
     R1_TRY(Sensitivity result, start());
     R1_CHECK(resume(result));
-    std::size_t n_done = 0;
-    const std::size_t n_all = result.items.size() * options_.formats.size();
-    for (const SensitivityItem& item : result.items) n_done += item.measured.size();
-    if (options_.on_progress) options_.on_progress(n_done, n_all);
-    if (n_done == n_all) return result;
+    count(result);
+    if (options_.on_progress) options_.on_progress(n_done_, n_all_);
+    if (n_done_ == n_all_) return result;
     R1_TRY(const auto base, base_rows());
+    for (const SensitivityItem& item : result.items) {
+      if (item.floor) continue;
+      R1_TRY(const double floor, measure_floor(result, item, *base));
+      for (SensitivityItem& other : result.items) {
+        if (&other == &item || shares_floor(other, item)) other.floor = floor;
+      }
+      R1_CHECK(end_measurement(result));
+    }
     for (SensitivityItem& item : result.items) {
       for (std::size_t f = item.measured.size(); f < options_.formats.size(); ++f) {
-        if (options_.stop != nullptr && *options_.stop) return stopped();
         R1_TRY(const rt::Lowered lowered, measure(item, options_.formats[f], *base));
         item.measured.push_back(lowered);
-        R1_CHECK(result.save(options_.state_path));
-        if (options_.on_progress) options_.on_progress(++n_done, n_all);
+        R1_CHECK(end_measurement(result));
       }
     }
     return result;
@@ -120,9 +125,54 @@ class Probe {
     return base;
   }
 
+  // What is rounded behind the same layers is the same. Embedding and head have nothing in common.
+  static bool shares_floor(const SensitivityItem& a, const SensitivityItem& b) {
+    return a.first_layer >= 0 && a.first_layer == b.first_layer && a.last_layer == b.last_layer;
+  }
+
+  void count(const Sensitivity& result) {
+    for (std::size_t i = 0; i < result.items.size(); ++i) {
+      const SensitivityItem& item = result.items[i];
+      n_done_ += item.measured.size();
+      n_all_ += options_.formats.size();
+      const bool is_shared = std::any_of(result.items.begin(), result.items.begin() + static_cast<std::ptrdiff_t>(i),
+                                         [&](const SensitivityItem& before) { return shares_floor(before, item); });
+      if (is_shared) continue;
+      n_done_ += item.floor ? 1 : 0;
+      ++n_all_;
+    }
+  }
+
+  Result<void> end_measurement(const Sensitivity& result) {
+    R1_CHECK(result.save(options_.state_path));
+    if (options_.on_progress) options_.on_progress(++n_done_, n_all_);
+    return {};
+  }
+
+  // By the smallest of the items that share it: large ones would have to be copied.
+  Result<double> measure_floor(const Sensitivity& all, const SensitivityItem& item, BaseLogits& base) {
+    const rt::ModelFile& file = *model_->impl().file;
+    ItemParts smallest = ItemParts::of(file, item);
+    for (const SensitivityItem& other : all.items) {
+      if (!shares_floor(other, item)) continue;
+      ItemParts parts = ItemParts::of(file, other);
+      if (parts.bytes() < smallest.bytes()) smallest = std::move(parts);
+    }
+    R1_TRY(const auto nudged, nudge(*model_, std::move(smallest)));
+    R1_TRY(const KldReport report, compare(nudged, base));
+    return report.mean.value;
+  }
+
   Result<rt::Lowered> measure(const SensitivityItem& item, quant::Format format, BaseLogits& base) {
+    if (options_.stop != nullptr && *options_.stop) return stopped();  // encoding takes its time
     R1_TRY(const LoweredModel lowered, lower(*model_, item, format, importance_ ? &*importance_ : nullptr, team_));
-    R1_TRY(const auto rows, ModelRows::create(lowered.model, windows_, run_options_));
+    R1_TRY(const KldReport report, compare(lowered.model, base));
+    return rt::Lowered{format, lowered.error, report.mean.value, report.mean.standard_error};
+  }
+
+  Result<KldReport> compare(const std::shared_ptr<const Model>& changed, BaseLogits& base) {
+    if (options_.stop != nullptr && *options_.stop) return stopped();
+    R1_TRY(const auto rows, ModelRows::create(changed, windows_, run_options_));
     ScoreOptions score;
     score.run = run_options_;
     score.on_window = [&](std::uint32_t, std::span<const TokenScore>) {
@@ -131,8 +181,7 @@ class Probe {
     const auto scores = score_windows(*rows, &base, windows_, score);
     if (!scores && scores.error().code == ErrorCode::cancelled) return stopped();
     if (!scores) return scores.error();
-    const KldReport report = kld_report(*scores);
-    return rt::Lowered{format, lowered.error, report.mean.value, report.mean.standard_error};
+    return kld_report(*scores);
   }
 
   std::shared_ptr<const Model> model_;
@@ -141,6 +190,7 @@ class Probe {
   RunOptions run_options_;
   std::optional<rt::Importance> importance_;
   numa::ThreadTeam team_;
+  std::size_t n_done_ = 0, n_all_ = 0;  // measurements
 };
 
 }  // namespace

@@ -44,6 +44,9 @@ Result<SensitivityItem> read_item(const Json& value, const std::string& where) {
   R1_TRY(const std::int64_t last, json.integer("last_layer", first, max_layer));
   item.first_layer = static_cast<int>(first);
   item.last_layer = static_cast<int>(last);
+  if (json.has("floor")) {
+    R1_TRY(item.floor, json.number("floor", 0, max_kld));
+  }
   const Json* measured = json.find("measured");
   if (measured == nullptr || !measured->is_array()) return json.error("measured", "must be a list");
   for (std::size_t i = 0; i < measured->size(); ++i) {
@@ -94,10 +97,12 @@ Result<void> Sensitivity::save(const std::string& path) const {
                           {"kld", lowered.kld},
                           {"kld_error", lowered.kld_error}});
     }
-    json["items"].push_back({{"class", quant::class_name(item.tensor_class)},
-                             {"first_layer", item.first_layer},
-                             {"last_layer", item.last_layer},
-                             {"measured", measured}});
+    nlohmann::ordered_json written = {{"class", quant::class_name(item.tensor_class)},
+                                      {"first_layer", item.first_layer},
+                                      {"last_layer", item.last_layer}};
+    if (item.floor) written["floor"] = *item.floor;
+    written["measured"] = std::move(measured);
+    json["items"].push_back(std::move(written));
   }
   const std::string text = json.dump(1) + "\n";
   return write_file_atomically(path, std::as_bytes(std::span(text)));
@@ -116,7 +121,7 @@ std::vector<SensitivityItem> sensitivity_items(const ModelConfig& config, int la
   for (const auto& [tensor_class, all] : layers) {
     int n = 0;
     for (const int layer : all) {
-      if (n++ % layers_per_group == 0) items.push_back({tensor_class, layer, layer, {}});
+      if (n++ % layers_per_group == 0) items.push_back({tensor_class, layer, layer, {}, {}});
       items.back().last_layer = layer;
     }
   }

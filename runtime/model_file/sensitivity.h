@@ -5,6 +5,7 @@
 #include <r1/result.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,9 @@ struct Lowered {
 struct SensitivityItem {
   quant::TensorClass tensor_class = quant::TensorClass::norm;
   int first_layer = -1, last_layer = -1;  // −1: outside the layers
+  // Of every kld below, what any change at all to these layers costs, however small: behind it, values that are rounded
+  // to eight bits fall to other sides. A model pays it once, however many items are lowered. nullopt: not measured.
+  std::optional<double> floor;
   std::vector<Lowered> measured;
 };
 

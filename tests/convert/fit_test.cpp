@@ -171,7 +171,7 @@ TEST_CASE("a size below the smallest possible one is an error that names it") {
 }
 
 TEST_CASE("divergence is predicted from the squared error of the weights") {
-  rt::SensitivityItem item{TensorClass::o, 0, 0, {{Format::t3, quant::expected_error(Format::t3), 0.04, 0}}};
+  rt::SensitivityItem item{TensorClass::o, 0, 0, {}, {{Format::t3, quant::expected_error(Format::t3), 0.04, 0}}};
   const auto squared = [](Format format) { return std::pow(quant::expected_error(format), 2); };
   for (const Format format : {Format::t2, Format::t4, Format::w8})
     CHECK(convert::predicted_kld(item, format) == doctest::Approx(0.04 * squared(format) / squared(Format::t3)));
@@ -183,9 +183,40 @@ TEST_CASE("divergence is predicted from the squared error of the weights") {
     CHECK(convert::predicted_kld(item, format) < before);
     before = convert::predicted_kld(item, format);
   }
+  item.measured = {{Format::t2, 0.30, 0.092, 0}, {Format::t4, 0.08, 0.003, 0}};
+  item.floor = 0.002;
+  CHECK(convert::predicted_kld(item, Format::t2) == doctest::Approx(0.090));
+  CHECK(convert::predicted_kld(item, Format::t4) == doctest::Approx(0.001));
+  item.floor = 0.004;  // noise: more than was measured
+  CHECK(convert::predicted_kld(item, Format::t4) > 0);
+  CHECK(convert::predicted_kld(item, Format::t4) < 0.001);
+  item.floor.reset();
   // Noise: what measured worse at a smaller error is no gain.
   item.measured = {{Format::t2, 0.30, 0.001, 0}, {Format::t4, 0.08, 0.002, 0}};
   CHECK(convert::predicted_kld(item, Format::t2) == doctest::Approx(0.002));
+}
+
+TEST_CASE("what roundings add to every measurement changes no choice, and counts once") {
+  const rt::ModelConfig config = config_of(nano + "/config.json");
+  const rt::Sensitivity sensitivity = random_sensitivity(config, 4);
+  rt::Sensitivity with_floor = sensitivity;
+  constexpr double floor = 2e-4;
+  for (rt::SensitivityItem& item : with_floor.items) {
+    item.floor = item.tensor_class == TensorClass::head ? 0 : floor;
+    for (rt::Lowered& m : item.measured) m.kld += *item.floor;
+  }
+  for (const char* name : {"r2.2", "r2.7", "r3.5", "r4.5"}) {
+    CAPTURE(name);
+    const convert::Mix hand_made = convert::hand_made_mix(config, *quant::find_recipe(name));
+    const std::uint64_t size = plan(config, hand_made).file_bytes;
+    const convert::Fit without = fit(config, sensitivity, size), fitted = fit(config, with_floor, size);
+    CHECK(fitted.mix.formats == without.mix.formats);
+    CHECK(without.floor == 0);
+    CHECK(fitted.floor == floor);
+    CHECK(fitted.kld == doctest::Approx(without.kld + floor));
+    CHECK(convert::predicted_kld(with_floor, hand_made) ==
+          doctest::Approx(convert::predicted_kld(sensitivity, hand_made) + floor));
+  }
 }
 
 TEST_CASE("sensitivities of another model or with holes are refused") {
@@ -217,6 +248,7 @@ TEST_CASE("a sensitivity file is read as it was written, and a damaged one is on
   rt::Sensitivity sensitivity = random_sensitivity(config, 1);
   sensitivity.n_tokens = 1000;
   sensitivity.n_scored_tokens = 490;
+  sensitivity.items[5].floor = 0.00125;
   const std::string path = scratch / "s.json";
   REQUIRE(sensitivity.save(path).ok());
   const rt::Sensitivity again = expect(rt::Sensitivity::load(path));
@@ -224,6 +256,8 @@ TEST_CASE("a sensitivity file is read as it was written, and a damaged one is on
   CHECK(read_file(scratch / "again.json") == read_file(path));
   REQUIRE(again.items.size() == sensitivity.items.size());
   CHECK(again.items[5].measured[1].kld == sensitivity.items[5].measured[1].kld);
+  CHECK(again.items[5].floor == sensitivity.items[5].floor);
+  CHECK_FALSE(again.items[4].floor.has_value());
 
   const struct {
     const char* patch;
@@ -237,6 +271,8 @@ TEST_CASE("a sensitivity file is read as it was written, and a damaged one is on
       {R"({"items": [{"class": "up"}]})", "items: 0: class: up is no tensor class"},
       {R"({"items": [{"class": "o", "first_layer": 3, "last_layer": 1}]})", "last_layer: 1 is outside"},
       {R"({"items": [{"class": "o", "first_layer": 0, "last_layer": 1}]})", "measured: must be a list"},
+      {R"({"items": [{"class": "o", "first_layer": 0, "last_layer": 1, "floor": -1, "measured": []}]})",
+       "floor: -1 is outside"},
       {R"({"items": [{"class": "o", "first_layer": 0, "last_layer": 1, "measured": [{"format": "f32"}]}]})",
        "measured: 0: format: f32 is no format"},
       {R"({"items": [{"class": "o", "first_layer": 0, "last_layer": 1, "measured": [{"format": "t2", "error": -1}]}]})",

@@ -1,14 +1,18 @@
 // Sensitivities against models that were converted with one part lowered.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "convert/pipeline.h"
+#include "quant/decode.h"
 #include "runtime/eval/imatrix_collector.h"
+#include "runtime/eval/nudged_model.h"
 #include "runtime/eval/score.h"
 #include "runtime/eval/sensitivity_probe.h"
 #include "runtime/io/file.h"
@@ -53,9 +57,9 @@ std::string text_of(const rt::Sensitivity& sensitivity) {
   return expect(rt::read_text_file(path, 1 << 20));
 }
 
-// KLD of a conversion whose mix is exact but for the item.
-double kld_of_conversion(const std::string& name, const rt::SensitivityItem& item, Format format,
-                         const rt::Imatrix* imatrix, const eval::Windows& windows) {
+// The model whose mix is exact but for the item.
+std::shared_ptr<const Model> conversion(const std::string& name, const rt::SensitivityItem& item, Format format,
+                                        const rt::Imatrix* imatrix = nullptr) {
   const auto checkpoint = expect(convert::Checkpoint::open(std::string(R1_FIXTURES) + "/models/" + name));
   convert::Mix mix = convert::hand_made_mix(checkpoint.config(), *quant::find_recipe("exact"));
   mix.name = "lowered";
@@ -72,9 +76,14 @@ double kld_of_conversion(const std::string& name, const rt::SensitivityItem& ite
       convert::convert(checkpoint, expect(convert::plan_conversion(checkpoint, mix, imatrix)), directory, options));
   ModelOptions model_options;
   model_options.path = directory;
+  return expect(Model::open(model_options));
+}
+
+double kld_of_conversion(const std::string& name, const rt::SensitivityItem& item, Format format,
+                         const rt::Imatrix* imatrix, const eval::Windows& windows) {
   eval::RunOptions run;
   run.n_threads = 1;
-  const auto rows = expect(eval::ModelRows::create(expect(Model::open(model_options)), windows, run));
+  const auto rows = expect(eval::ModelRows::create(conversion(name, item, format, imatrix), windows, run));
   const auto base = expect(eval::ModelRows::create(test::open_model(name), windows, run));
   eval::ScoreOptions score;
   score.run.n_threads = 1;
@@ -140,9 +149,10 @@ TEST_CASE("measurements are the same for any number of threads and interruptions
   CHECK(text_of(probe(model, windows, options)) == whole);
 
   std::atomic<bool> stop = false;
+  constexpr std::size_t n_floors = 5;  // embedding, head, all layers, the dense ones, those with experts
   options.state_path = fresh_state("stopped.state");
   options.stop = &stop;
-  options.on_progress = [&](std::size_t n_done, std::size_t) { stop = n_done == 3; };
+  options.on_progress = [&](std::size_t n_done, std::size_t) { stop = n_done == n_floors + 3; };
   const auto stopped = eval::probe_sensitivity(model, windows, options);
   REQUIRE_FALSE(stopped.ok());
   CHECK(stopped.error().code == ErrorCode::cancelled);
@@ -153,12 +163,74 @@ TEST_CASE("measurements are the same for any number of threads and interruptions
   std::size_t first_shown = 0;
   options.on_progress = [&](std::size_t n_done, std::size_t) { first_shown = first_shown == 0 ? n_done : first_shown; };
   CHECK(text_of(expect(eval::probe_sensitivity(model, windows, options))) == whole);
-  CHECK(first_shown == 3);
+  CHECK(first_shown == n_floors + 3);
   const auto other = eval::probe_sensitivity(model, some_windows(1), options);
   REQUIRE_FALSE(other.ok());
   CHECK(other.error().text().find("other work") != std::string::npos);
   eval::remove_probe_state(options.state_path);
   CHECK_FALSE(std::filesystem::exists(options.state_path + ".logits"));
+}
+
+TEST_CASE("a floor is measured for each group of layers, and only where values are rounded is it worth mention") {
+  const eval::Windows windows = some_windows(2);
+  for (const char* name : {"deepseek-v3-bf16", "qwen2"}) {
+    CAPTURE(name);
+    eval::ProbeOptions options;
+    options.formats = {Format::t2};
+    const rt::Sensitivity exact = probe(test::open_model(name), windows, options);
+    const rt::Sensitivity rounded = probe(test::open_model(name, "r4.5"), windows, options);
+    REQUIRE(exact.items.size() == rounded.items.size());
+    for (std::size_t i = 0; i < exact.items.size(); ++i) {
+      const rt::SensitivityItem &a = exact.items[i], &b = rounded.items[i];
+      CAPTURE(quant::class_name(a.tensor_class));
+      CAPTURE(a.first_layer);
+      REQUIRE(a.floor.has_value());
+      REQUIRE(b.floor.has_value());
+      if (a.first_layer < 0) continue;  // behind the head nothing is rounded; a token meets but one row of embed
+      CHECK(*a.floor < 0.01 * a.measured[0].kld);
+      CHECK(*b.floor > 5 * *a.floor);
+      for (const rt::SensitivityItem& other : rounded.items) {
+        if (other.first_layer == b.first_layer) CHECK(*other.floor == *b.floor);
+      }
+    }
+  }
+}
+
+TEST_CASE("a nudge moves every weight of the part by next to nothing, and no other") {
+  const auto check = [](const std::shared_ptr<const Model>& model, TensorClass tensor_class, int layer) {
+    const rt::ModelFile& file = *model->impl().file;
+    const auto parts = eval::ItemParts::of(file, {tensor_class, layer, layer, {}, {}});
+    REQUIRE_FALSE(parts.places.empty());
+    const auto nudged = expect(eval::nudge(*model, parts));
+    std::size_t n_moved = 0;
+    for (const rt::BlobSpec& spec : rt::expected_blobs(file.config())) {
+      const rt::BlobInfo *before = file.find(spec.name), *after = nudged->impl().file->find(spec.name);
+      REQUIRE(before->parts.size() == after->parts.size());
+      for (std::size_t p = 0; p < before->parts.size(); ++p) {
+        const simd::PackedMatrix &a = before->parts[p], &b = after->parts[p];
+        if (a.blob == b.blob) continue;
+        ++n_moved;
+        const std::size_t n = std::size_t{a.rows()} * a.k();
+        std::vector<float> x(n), y(n);
+        quant::decode_rows(a.format, a.layout, {a.blob, a.layout.bytes}, 0, a.rows(), x.data());
+        quant::decode_rows(b.format, b.layout, {b.blob, b.layout.bytes}, 0, b.rows(), y.data());
+        std::size_t n_up = 0, n_wrong = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+          const double change = std::abs(y[i] - x[i]);
+          n_up += y[i] > x[i] ? 1 : 0;
+          n_wrong += change > std::abs(x[i]) / 120 || (change == 0) != (x[i] == 0) ? 1 : 0;
+        }
+        CHECK(n_wrong == 0);
+        CHECK(n_up > n / 4);
+        CHECK(n_up < n / 4 * 3);
+      }
+    }
+    CHECK(n_moved == parts.places.size());
+  };
+  check(test::open_model("deepseek-v3-bf16"), TensorClass::routed_down, 1);  // bf16
+  check(test::open_model("deepseek-v3-bf16", "r4.5"), TensorClass::routed_down, 1);
+  check(test::open_model("deepseek-v3-bf16", "w8"), TensorClass::o, 0);
+  check(conversion("qwen2", {TensorClass::o, 0, 0, {}, {}}, Format::f32), TensorClass::o, 0);
 }
 
 TEST_CASE("a part is a class in a group of the layers that have it") {
