@@ -46,7 +46,8 @@ struct PackedMatrix {
 struct Activations {
   std::uint32_t n_tokens = 0, k = 0, k_padded = 0;
   const float* x = nullptr;                 // [n_tokens, k_padded]; read by bf16 and f32 kernels
-  const std::int8_t* q = nullptr;           // [n_tokens, k_padded] in order of k
+  std::uint32_t q_stride = 0;               // bytes from token to token of what is quantized
+  const std::int8_t* q = nullptr;           // [n_tokens, q_stride] in order of k
   const std::int8_t* q_step2 = nullptr;     // the same; per 32 k position 8s + i holds k = 4i + s (t2)
   const std::int8_t* q_step4 = nullptr;     // the same; per 16 k position 8s + i holds k = 2i + s (t4, t4h)
   const float* scale = nullptr;             // [n_tokens, k_padded / 128] = max|x| / 127
@@ -92,7 +93,7 @@ using GemvFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32
 // scratch, gemm_tile_bytes aligned to 64, for any matrix; it should stay in the core's second-level cache.
 using GemmFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                         std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile);
-inline constexpr std::size_t gemm_tile_bytes = std::size_t{640} << 10;
+inline constexpr std::size_t gemm_tile_bytes = std::size_t{576} << 10;
 // The batch from which `gemm` is faster than steps of `gemv`, measured with AVX-512 VNNI on Zen 4: unpacking costs as
 // much as three or four tokens. (w8 on Zen 5: 8 tokens 28 → 33, 16 tokens 33 → 60 % of vpdpbusd.)
 inline constexpr std::uint32_t gemm_min_tokens = 5;

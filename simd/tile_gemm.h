@@ -42,10 +42,10 @@ struct alignas(64) Tile {
 
 // What a batch's tokens bring to a slab.
 struct SlabInputs {
-  const std::int8_t* q;           // [token, k_padded], in the format's order
+  const std::int8_t* q;           // [token, q_stride], in the format's order
   const float* scale;             // [token, k_padded / 128]
   const std::int32_t* block_sum;  // [token, k_padded / 32]
-  std::size_t k_padded;
+  std::size_t k_padded, q_stride;
 };
 
 // The codes that are unpacked next come nearer while products run, some lines per block: asked for at once they would
@@ -78,7 +78,7 @@ template <class V, int Offset, int NC, int NT>
   std::int32_t starts[NT][slab_blocks];
   const std::int8_t* q[NT];
   for (std::size_t t = 0; t < NT; ++t) {
-    q[t] = in.q + t * in.k_padded;
+    q[t] = in.q + t * in.q_stride;
     const std::int32_t* sums = in.block_sum + t * (in.k_padded / quant::block_k);
     for (std::uint32_t b = 0; b < 4 * n_superchunks; ++b) starts[t][b] = -Offset * sums[b];
   }
@@ -190,9 +190,10 @@ void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInpu
       // Groups of tokens of nearly the same size: a remainder of one would leave most registers idle.
       for (std::uint32_t g = 0, t = 0; g < n_groups; ++g) {
         const std::uint32_t n_group = (n_tokens - t + n_groups - g - 1) / (n_groups - g);
-        const SlabInputs slab{in.q + t * in.k_padded + std::size_t{c} * quant::superchunk_k,
+        const SlabInputs slab{in.q + t * in.q_stride + std::size_t{c} * quant::superchunk_k,
                               in.scale + t * (in.k_padded / quant::superchunk_k) + c,
-                              in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded};
+                              in.block_sum + t * (in.k_padded / quant::block_k) + std::size_t{c} * 4, in.k_padded,
+                              in.q_stride};
         multiply_tokens<V, Unpack::offset, n_columns>(tile, n, n_group, slab, tile.totals[i] + t, ahead);
         t += n_group;
       }
@@ -212,8 +213,8 @@ void tile_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_
   for (std::uint32_t part = 0, t = 0; part < n_parts; ++part) {
     const std::size_t token = token_begin + t;
     const std::uint32_t n = (n_tokens - t) / (n_parts - part);
-    const SlabInputs in{q + token * x.k_padded, x.scale + token * (x.k_padded / quant::superchunk_k),
-                        x.block_sum + token * (x.k_padded / quant::block_k), x.k_padded};
+    const SlabInputs in{q + token * x.q_stride, x.scale + token * (x.k_padded / quant::superchunk_k),
+                        x.block_sum + token * (x.k_padded / quant::block_k), x.k_padded, x.q_stride};
     std::uint32_t panel = panel_begin;
     while (panel < panel_end) {
       const std::uint32_t n_tiles = smaller(turn_tiles, (panel_end - panel) / V::tile_panels);

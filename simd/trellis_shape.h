@@ -72,7 +72,7 @@ struct Inputs {
                                                                                      : x.q;
     for (int t = 0; t < NT; ++t) {
       const std::size_t token = token_begin + static_cast<std::size_t>(t < n_tokens ? t : n_tokens - 1);
-      q[t] = ordered + token * x.k_padded;
+      q[t] = ordered + token * x.q_stride;
       scale[t] = x.scale + token * (x.k_padded / quant::superchunk_k);
       block_sum[t] = x.block_sum + token * (x.k_padded / quant::block_k);
     }

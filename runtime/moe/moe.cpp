@@ -82,9 +82,9 @@ void copy_row(const simd::Activations& from, std::uint32_t from_row, const simd:
                 n * sizeof(*source));
   };
   if (reads.floats) copy(from.x, to.x, from.k_padded);
-  copy(from.q, to.q, from.k_padded);
-  if (reads.step2) copy(from.q_step2, to.q_step2, from.k_padded);
-  if (reads.step4) copy(from.q_step4, to.q_step4, from.k_padded);
+  copy(from.q, to.q, from.q_stride);
+  if (reads.step2) copy(from.q_step2, to.q_step2, from.q_stride);
+  if (reads.step4) copy(from.q_step4, to.q_step4, from.q_stride);
   copy(from.scale, to.scale, from.k_padded / quant::superchunk_k);
   copy(from.block_sum, to.block_sum, from.k_padded / quant::block_k);
   if (reads.bf16) {

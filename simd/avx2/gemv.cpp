@@ -151,10 +151,10 @@ void use_avx2_gemm(GemmFn* table) {
 bool quantize_row_avx2(const Activations& view, std::uint32_t token) {
   float* x = ActivationBuffer::x_row(view, token);
   for (std::uint32_t k = view.k; k < view.k_padded; ++k) x[k] = 0;
-  const std::size_t row = std::size_t{token} * view.k_padded;
-  auto* q = const_cast<std::int8_t*>(view.q) + row;
-  auto* q_step2 = const_cast<std::int8_t*>(view.q_step2) + row;
-  auto* q_step4 = const_cast<std::int8_t*>(view.q_step4) + row;
+  const std::size_t row = std::size_t{token} * view.k_padded, q_row = std::size_t{token} * view.q_stride;
+  auto* q = const_cast<std::int8_t*>(view.q) + q_row;
+  auto* q_step2 = const_cast<std::int8_t*>(view.q_step2) + q_row;
+  auto* q_step4 = const_cast<std::int8_t*>(view.q_step4) + q_row;
   auto* scale = const_cast<float*>(view.scale) + row / quant::superchunk_k;
   auto* block_sum = const_cast<std::int32_t*>(view.block_sum) + row / quant::block_k;
 

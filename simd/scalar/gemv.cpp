@@ -61,7 +61,7 @@ void gemv_packed(const PackedMatrix& w, const Activations& x, std::uint32_t toke
         const float scale = block_scale(format, w, superchunk, b, r);
         for (std::uint32_t t = 0; t < n_tokens; ++t) {
           const std::int8_t* q =
-              x.q + std::size_t{token_begin + t} * x.k_padded + c * quant::superchunk_k + b * quant::block_k;
+              x.q + std::size_t{token_begin + t} * x.q_stride + c * quant::superchunk_k + b * quant::block_k;
           int dot = 0;
           for (std::uint32_t k = 0; k < quant::block_k; ++k) dot += values[k] * q[k];
           acc[t] = std::fma(static_cast<float>(dot), scale, acc[t]);
@@ -116,10 +116,10 @@ void use_scalar_gemm(GemmFn* table) {
 bool quantize_row_scalar(const Activations& view, std::uint32_t token) {
   float* x = ActivationBuffer::x_row(view, token);
   std::fill(x + view.k, x + view.k_padded, 0.0f);
-  const std::size_t row = std::size_t{token} * view.k_padded;
-  auto* q = const_cast<std::int8_t*>(view.q) + row;
-  auto* q_step2 = const_cast<std::int8_t*>(view.q_step2) + row;
-  auto* q_step4 = const_cast<std::int8_t*>(view.q_step4) + row;
+  const std::size_t row = std::size_t{token} * view.k_padded, q_row = std::size_t{token} * view.q_stride;
+  auto* q = const_cast<std::int8_t*>(view.q) + q_row;
+  auto* q_step2 = const_cast<std::int8_t*>(view.q_step2) + q_row;
+  auto* q_step4 = const_cast<std::int8_t*>(view.q_step4) + q_row;
   auto* scale = const_cast<float*>(view.scale) + row / quant::superchunk_k;
   auto* block_sum = const_cast<std::int32_t*>(view.block_sum) + row / quant::block_k;
   const bool finite = std::all_of(x, x + view.k, [](float v) { return std::isfinite(v); });

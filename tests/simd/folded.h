@@ -50,7 +50,7 @@ struct Folded {
     for (std::uint32_t c = 0; c < n_superchunks; ++c) {
       int sum = 0;
       for (std::uint32_t i = 128 * c; i < 128 * c + 128; ++i)
-        sum += w[std::size_t{row} * k_padded + i] * x.q[std::size_t{token} * k_padded + i];
+        sum += w[std::size_t{row} * k_padded + i] * x.q[std::size_t{token} * x.q_stride + i];
       total = std::fma(static_cast<float>(sum) * scale[std::size_t{row} * n_superchunks + c],
                        x.scale[std::size_t{token} * n_superchunks + c], total);
     }

@@ -43,8 +43,8 @@ TEST_CASE("large odd batches and wide matrices equal the scalar kernel's single 
   const GemmTile tile;
   for (const Format format : {Format::t2, Format::t3_5, Format::t4h, Format::w8}) {
     CAPTURE(quant::info(format).name);
-    const Matrix narrow(format, 33, 100, 1), wide(format, 5, 7168, 2);
-    const Batch many(scalar, 1031, 100, 3), few(scalar, 11, 7168, 4);
+    const Matrix narrow(format, 33, 100, 1), wide(format, 5, 8100, 2);
+    const Batch many(scalar, 1031, 100, 3), few(scalar, 11, 8100, 4);
     const auto reference_many = gemv_product(scalar, narrow, many.view);
     const auto reference_few = gemv_product(scalar, wide, few.view);
     for (const Kernels* kernels : tables) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "machine_isas.h"
@@ -29,7 +30,7 @@ void check_against_decoder(const Matrix& m, const Activations& x, std::uint32_t 
   for (std::uint32_t i = 0; i < k; ++i) {
     const double activation =
         quant::info(m.view.format).is_packed()
-            ? static_cast<double>(x.q[token * x.k_padded + i]) * x.scale[token * (x.k_padded / 128) + i / 128]
+            ? static_cast<double>(x.q[token * x.q_stride + i]) * x.scale[token * (x.k_padded / 128) + i / 128]
             : static_cast<double>(x.x[token * x.k_padded + i]);
     const double product = m.decoded[std::size_t{row} * k + i] * activation;
     sum += product;
@@ -45,8 +46,8 @@ TEST_CASE("every kernel equals the scalar decoder, and all instruction sets agre
   REQUIRE(tables.size() >= 2);
   for (const Format format : quant::all_formats) {
     for (const std::uint32_t rows : {1u, 5u, 17u, 40u, 64u, 149u}) {
-      for (const std::uint32_t k : {1u, 33u, 128u, 320u, 7168u}) {
-        if (k == 7168 && rows != 17) continue;  // one matrix as wide as R1 is enough
+      for (const std::uint32_t k : {1u, 33u, 128u, 320u, 4096u, 7168u}) {
+        if (k > 320 && rows != 17) continue;  // one matrix as wide as R1, and one whose rows lie a line further apart
         CAPTURE(quant::info(format).name);
         CAPTURE(rows);
         CAPTURE(k);
@@ -192,9 +193,14 @@ TEST_CASE("kernels see the formats as they are") {
 }
 
 TEST_CASE("quantize_row: rounding, orders, sums, zeros, and what is not a number") {
-  constexpr std::uint32_t k = 300;
+  std::vector<std::pair<const Kernels*, std::uint32_t>> cases;
   for (const Kernels* kernels : machine_tables()) {
+    cases.emplace_back(kernels, 300);
+    cases.emplace_back(kernels, 4000);  // rows lie a line further apart
+  }
+  for (const auto& [kernels, k] : cases) {
     CAPTURE(isa_name(kernels->isa));
+    CAPTURE(k);
     ActivationBuffer buffer(3, k);
     const Activations view = buffer.view(3, k);
     std::mt19937 engine(5);
@@ -207,8 +213,8 @@ TEST_CASE("quantize_row: rounding, orders, sums, zeros, and what is not a number
     x[3] = -2.5f;
     std::fill(x + 128, x + 256, 0.0f);
     REQUIRE(kernels->quantize_row(view, 1));
-    const std::int8_t *q = view.q + view.k_padded, *q2 = view.q_step2 + view.k_padded,
-                      *q4 = view.q_step4 + view.k_padded;
+    const std::int8_t *q = view.q + view.q_stride, *q2 = view.q_step2 + view.q_stride,
+                      *q4 = view.q_step4 + view.q_stride;
     const float* scale = view.scale + view.k_padded / 128;
     CHECK(scale[0] == 1.0f);
     CHECK(scale[1] == 0.0f);

@@ -75,8 +75,8 @@ TEST_CASE("wide batches of many tokens or rows and of long rows are the contract
   const auto tables = wide_tables();
   for (const Format format : {Format::t3_5, Format::t5}) {
     CAPTURE(quant::info(format).name);
-    const Matrix narrow(format, 18, 100, 1), wide_matrix(format, 5, 2100, 2), tall(format, 340, 300, 5);
-    const Batch many(scalar, 519, 100, 3), few(scalar, 19, 2100, 4),
+    const Matrix narrow(format, 18, 100, 1), wide_matrix(format, 5, 4000, 2), tall(format, 340, 300, 5);
+    const Batch many(scalar, 519, 100, 3), few(scalar, 19, 4000, 4),
         few_narrow(scalar, 40, 300, 6);  // more tokens than a tile's totals have room for
     const auto reference_many = reference_product(narrow, many.view);
     const auto reference_few = reference_product(wide_matrix, few.view);
