@@ -68,13 +68,13 @@ void multiply_two_tiles(const SlabProduct& in, std::uint32_t panel) {
   const WeightTile* weights[2] = {in.weights[panel], in.weights[panel + NP - 1]};
   for (std::uint32_t i = 0; i < in.n_products; ++i) {
     Tiles::load<6>(weights[0][i], 64);
-    Tiles::load<4>(in.tokens[0] + i * in.step_bytes, 64);
+    Tiles::stream<4>(in.tokens[0] + i * in.step_bytes, 64);
     Tiles::multiply_bf16<0, 4, 6>();
     if constexpr (NP > 1) {
       Tiles::load<7>(weights[1][i], 64);
       Tiles::multiply_bf16<1, 4, 7>();
     }
-    Tiles::load<5>(in.tokens[1] + i * in.step_bytes, 64);
+    Tiles::stream<5>(in.tokens[1] + i * in.step_bytes, 64);
     Tiles::multiply_bf16<2, 5, 6>();
     if constexpr (NP > 1) Tiles::multiply_bf16<3, 5, 7>();
   }
@@ -102,7 +102,7 @@ void multiply_tile(const SlabProduct& in) {
       Tiles::load<P>(in.totals[0][P], 64);
   });
   for (std::uint32_t i = 0; i < in.n_products; ++i) {
-    Tiles::load<4>(in.tokens[0] + i * in.step_bytes, 64);
+    Tiles::stream<4>(in.tokens[0] + i * in.step_bytes, 64);
     each([&]<int P, int Weights>() {
       Tiles::load<Weights>(in.weights[P][i], 64);
       Tiles::multiply_bf16<P, 4, Weights>();
@@ -125,16 +125,20 @@ void multiply(const SlabProduct& in, std::uint32_t n_panels, bool two_tiles) {
   multiply_tile<1>(in);
 }
 
-// The totals of one panel → y.
+// The totals of n_panels → y, token by token: what is written of a token lies in one place.
 void store_totals(const PackedMatrix& w, const Scratch& scratch, const TokenTiles& tiles, std::uint32_t tile_begin,
-                  std::uint32_t tile_end, std::uint32_t turn, std::uint32_t panel, float* y, std::size_t ldy) {
-  const std::uint32_t row = panel * quant::panel_rows, left = w.layout.rows - row;
-  const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
-  const __m512 row_scale = _mm512_mul_ps(_mm512_loadu_ps(w.row_scale() + row), _mm512_set1_ps(wide_cut_correction));
+                  std::uint32_t tile_end, std::uint32_t panel, std::uint32_t n_panels, float* y, std::size_t ldy) {
+  const __m512 correction = _mm512_set1_ps(wide_cut_correction);
   for (std::uint32_t tile = tile_begin; tile < tile_end; ++tile) {
-    for (std::uint32_t t = 0; t < tiles.rows; ++t) {
-      const __m512 total = _mm512_load_ps(scratch.totals[tile - tile_begin][turn][t]);
-      _mm512_mask_storeu_ps(y + (tiles.begin(tile) + t) * ldy + row, mask, _mm512_mul_ps(total, row_scale));
+    for (std::uint32_t t = tiles.first_new_row(tile); t < tiles.rows; ++t) {
+      float* to = y + (tiles.begin(tile) + t) * ldy;
+      for (std::uint32_t p = 0; p < n_panels; ++p) {
+        const std::uint32_t row = (panel + p) * quant::panel_rows, left = w.layout.rows - row;
+        const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
+        const __m512 total = _mm512_load_ps(scratch.totals[tile - tile_begin][p][t]);
+        const __m512 row_scale = _mm512_mul_ps(_mm512_loadu_ps(w.row_scale() + row), correction);
+        _mm512_mask_storeu_ps(to + row, mask, _mm512_mul_ps(total, row_scale));
+      }
     }
   }
 }
@@ -181,8 +185,7 @@ void multiply_panels(const PackedMatrix& w, const Unpacked& unpack, const Batch&
       }
     }
   }
-  for (std::uint32_t p = 0; p < n_panels; ++p)
-    store_totals(w, scratch, tiles, tile_begin, tile_end, p, panel + p, y, ldy);
+  store_totals(w, scratch, tiles, tile_begin, tile_end, panel, n_panels, y, ldy);
 }
 
 template <Format F>
