@@ -96,7 +96,8 @@ int main_sensitivity(int argc, char** argv, const std::atomic<bool>* stop) {
   CLI::App app{
       "Measures how far a model's predictions go astray (KL divergence) when one class of matrices in one layer,\n"
       "or some neighbouring ones, is lowered to a few bits, for r1-quantize --fit. Each measurement runs the whole\n"
-      "text: a few thousand tokens do. Interrupted, it goes on when the same command is given again.\n\n"
+      "text: a few thousand tokens do, of a text that the imatrix has not seen. Interrupted, it goes on when the same\n"
+      "command is given again.\n\n"
       "  r1-quantize sensitivity MODEL OUT.json --text FILE",
       "r1-quantize sensitivity"};
   app.add_option("model", flags.model, "Model directory: the best of it that fits this machine")->required();

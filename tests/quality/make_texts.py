@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes calibration.txt and evaluation.txt from documentation that Debian 12 ships: prose, manuals, code and Chinese.
+"""Makes calibration.txt, sensitivity.txt and evaluation.txt from documentation that Debian 12 ships: prose, manuals, code and Chinese.
 
-    make_texts.py FOLDER        needs apt-get, dpkg-deb and Debian 12's package lists; downloads 9 MB
+    make_texts.py FOLDER        needs apt-get, dpkg-deb and Debian 12's package lists; downloads 11 MB
 
-The two have no source in common. Every package is pinned by version and SHA-256, so the texts are the same everywhere; so
+They have no source in common. Every package is pinned by version and SHA-256, so the texts are the same everywhere; so
 are their own checksums, which this script checks last. Each text is put together from pieces that lie evenly over its
 sources, in turn: any beginning of it is a mix of all of them.
 """
@@ -25,6 +25,10 @@ PACKAGES = {
     "developers-reference": ("12.18", "0dba82f6fa16e373f2a84ad07e7971aa9264ad2e7d2ae46b37edbc9c5fd57e2e"),
     "maint-guide-zh-cn": ("1.2.53", "d605b60a034f63857bc44205aed5ad7ba6e17d0d2b1ba5e79179b4e7ec4ee4bc"),
     "python3-docutils": ("0.19+dfsg-6", "ada9a80195375262c50dc0acf21a00a51166fee3fc96f6ca6d20a1a27868ba2c"),
+    "debian-faq": ("11.1", "427426e0cfa6888622fc1d72631071cb4b5a1f86ccde722e7820bcef284de5d0"),
+    "apt-doc": ("2.6.2", "7588436ff4bd6812cf1cea65de4fe64bf98d84c6b022714f8453e8a6e89079d9"),
+    "debian-faq-zh-cn": ("11.1", "3545356b1aa04d87e91dd15e8406210cf5b4f476662e597897bcb42234591758"),
+    "python3-mako": ("1.2.4+ds-1", "00b313e4a545b15d5c931210b664f3410daf7c47f2f9b6c1d44619565a412b7a"),
     "debian-reference-en": ("2.100", "9f31d3a17df505de09689ca255512ea58c1fc47c59bb1b0c7bf1c23362e9743f"),
     "debian-reference-zh-cn": ("2.100", "6d2d8d9a646397e28b04cdff23d2e4374101ebf9be348e35961af62c8a2d0977"),
     "jargon-text": ("4.4.7-4.1", "17d05997e30eb3d5d6713929b8e2f81b63a5f50073858ad2a06701c71f54dcdb"),
@@ -41,6 +45,16 @@ TEXTS = {
             ("developers-reference", "usr/share/developers-reference/developers-reference.txt.gz"),
             ("maint-guide-zh-cn", "usr/share/doc/maint-guide-zh-cn/maint-guide.zh-cn.txt.gz"),
             ("python3-docutils", "usr/lib/python3/dist-packages/docutils/parsers/rst/states.py"),
+        ],
+    ),
+    "sensitivity.txt": (
+        48_000,
+        "fec3954cc63649f03b785cf9cb42e1cfd043f5aecf5e046e02e30e13c49490e5",
+        [
+            ("debian-faq", "usr/share/doc/debian/FAQ/debian-faq.en.txt.gz"),
+            ("apt-doc", "usr/share/doc/apt-doc/guide.text.gz"),
+            ("debian-faq-zh-cn", "usr/share/doc/debian/FAQ/debian-faq.zh-cn.txt.gz"),
+            ("python3-mako", "usr/lib/python3/dist-packages/mako/codegen.py"),
         ],
     ),
     "evaluation.txt": (
