@@ -131,6 +131,7 @@ Kernels make_table(Isa isa) {
   if (isa == Isa::amx) {
     use_amx_gemm(table);
     use_amx_prefill_attention(table);
+    use_amx_q8_attention(table);
     if (request_amx().amx_bf16) use_amx_bf16_gemm(table);  // else nl6 and w8 stay with VNNI
   }
   return table;

@@ -23,6 +23,7 @@ void use_avx2_vnni_gemm_evex(GemmFn* table);
 void use_avx2_vnni_q8_attention_evex(Kernels& kernels);
 void use_avx2_vnni_prefill_attention_evex(Kernels& kernels);
 void use_amx_prefill_attention_emulated(Kernels& kernels);
+void use_amx_q8_attention_emulated(Kernels& kernels);
 }  // namespace r1::simd
 
 // Those; what AVX-512 does on processors without VNNI; and AVX-VNNI's kernels compiled to AVX-512-VNNI's encoding of
@@ -58,7 +59,7 @@ inline std::vector<const r1::simd::Kernels*> tested_tables() {
 }
 
 // Those, and AMX's attention over tiles in plain code where there is no AMX.
-inline std::vector<const r1::simd::Kernels*> prefill_attention_tables() {
+inline std::vector<const r1::simd::Kernels*> attention_tables() {
   auto tables = tested_tables();
   const auto* vnni = r1::simd::kernels_for(r1::simd::Isa::avx512_vnni);
   if (vnni != nullptr && r1::simd::kernels_for(r1::simd::Isa::amx) == nullptr) {
@@ -66,6 +67,7 @@ inline std::vector<const r1::simd::Kernels*> prefill_attention_tables() {
       r1::simd::Kernels table = *vnni;
       table.isa = r1::simd::Isa::amx;
       r1::simd::use_amx_prefill_attention_emulated(table);
+      r1::simd::use_amx_q8_attention_emulated(table);
       return table;
     }();
     tables.push_back(&emulated);

@@ -142,7 +142,7 @@ TEST_CASE("prefill attention: the softmax's sums, with every instruction set the
     CAPTURE(problem.n_rows);
     const std::vector<double> expected = problem.expected();
     std::vector<float> first;
-    for (const Kernels* kernels : prefill_attention_tables()) {
+    for (const Kernels* kernels : attention_tables()) {
       CAPTURE(isa_name(kernels->isa));
       const std::vector<float> got = problem.run(*kernels, problem.n_queries);
       std::vector<double> off(expected.size());
@@ -185,8 +185,8 @@ TEST_CASE("prefill attention: NaN and infinity are noticed, extremes are not") {
     for (float& x : extreme.v) x = 0;
     for (const float x : extreme.run(kernels, 4)) CHECK(x == 0);
   };
-  for (const Kernels* kernels : prefill_attention_tables()) {
-    if (kernels != prefill_attention_tables().front() && kernels != choose_kernels("", nullptr) &&
+  for (const Kernels* kernels : attention_tables()) {
+    if (kernels != attention_tables().front() && kernels != choose_kernels("", nullptr) &&
         !kernels->prefill_tiles)
       continue;  // the emulator is slow
     check(*kernels, PrefillKind::i8);

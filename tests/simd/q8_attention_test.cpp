@@ -159,8 +159,8 @@ TEST_CASE("q8 weights are a softmax times scales, and keep the sum of many small
 }
 
 TEST_CASE("q8 attention: every instruction set gives the exact integer sums") {
-  for (const Q8KeyShape shape :
-       {Q8KeyShape{page_rows, {512, 64}}, Q8KeyShape{page_rows, {20, 6}}, Q8KeyShape{page_rows, {40, 0}}}) {
+  for (const Q8KeyShape shape : {Q8KeyShape{page_rows, {512, 64}}, Q8KeyShape{page_rows, {20, 6}},
+                                 Q8KeyShape{page_rows, {128, 0}}, Q8KeyShape{page_rows, {40, 0}}}) {
     const std::uint32_t width = shape.width[0] + shape.width[1], d_v = shape.width[0];
     Page page(shape.page_bytes());
     for (std::uint32_t row = 0; row < page_rows; ++row) {
@@ -168,7 +168,7 @@ TEST_CASE("q8 attention: every instruction set gives the exact integer sums") {
       x[row % width] = 20;  // codes of 127 beside small ones
       store_q8_key(shape, x.data(), page.data(), row);
     }
-    for (const std::uint32_t n_heads : {1u, 3u, 8u, 15u, 16u}) {
+    for (const std::uint32_t n_heads : {1u, 3u, 8u, 15u, 16u, 35u}) {
       const std::size_t ldq = shape.quads() * 4;
       std::vector<std::int8_t> q(n_heads * ldq);
       std::vector<float> q_scale(2 * n_heads);
@@ -178,7 +178,7 @@ TEST_CASE("q8 attention: every instruction set gives the exact integer sums") {
       }
       for (const std::uint32_t n_kv : {1u, 16u, 17u, 50u, 64u}) {
         std::vector<float> first_scores, first_out;
-        for (const Kernels* table : tested_tables()) {
+        for (const Kernels* table : attention_tables()) {
           const Kernels& kernels = *table;
           std::vector<float> scores(n_heads * page_rows, 0.0f), out(n_heads * d_v, -1.0f);
           kernels.q8_qk(shape, {q.data(), q_scale.data(), q_sum.data()}, n_heads, page.data(), n_kv, scores.data(),
