@@ -93,7 +93,7 @@ using GemvFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32
 // scratch, gemm_tile_bytes aligned to 64, for any matrix; it should stay in the core's second-level cache.
 using GemmFn = void (*)(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                         std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile);
-inline constexpr std::size_t gemm_tile_bytes = std::size_t{576} << 10;
+inline constexpr std::size_t gemm_tile_bytes = std::size_t{640} << 10;
 // The batch from which `gemm` is faster than steps of `gemv`, measured with AVX-512 VNNI on Zen 4: unpacking costs as
 // much as three or four tokens. (w8 on Zen 5: 8 tokens 28 → 33, 16 tokens 33 → 60 % of vpdpbusd.)
 inline constexpr std::uint32_t gemm_min_tokens = 5;

@@ -136,20 +136,20 @@ void multiply_tokens(Tile<V, NC>& tile, std::uint32_t n_superchunks, std::uint32
   if constexpr (NT > 1) multiply_tokens<V, Offset, NC, NT - 1>(tile, n_superchunks, n_tokens, in, totals, ahead);
 }
 
-// The totals of n_tiles · NP panels → y, token by token: what is written of a token lies in one place.
+// The tile's totals for NP panels → y.
 template <class V, int NP>
-void store_totals(const PackedMatrix& w, const float (*totals)[totals_tokens][NP * V::parts][V::rows],
-                  std::uint32_t n_tiles, std::uint32_t n_tokens, std::uint32_t panel, float* y, std::size_t ldy) {
-  for (std::uint32_t t = 0; t < n_tokens; ++t) {
-    for (std::uint32_t p = 0; p < n_tiles * NP; ++p) {
-      const std::uint32_t row = (panel + p) * quant::panel_rows, left = w.layout.rows - row;
-      const float(*columns)[V::rows] = totals[p / NP][t] + p % NP * V::parts;
+void store_totals(const PackedMatrix& w, const float (*totals)[NP * V::parts][V::rows], std::uint32_t n_tokens,
+                  std::uint32_t panel, float* y, std::size_t ldy) {
+  for (int p = 0; p < NP; ++p) {
+    const std::uint32_t row = (panel + static_cast<std::uint32_t>(p)) * quant::panel_rows, left = w.layout.rows - row;
+    const std::size_t n_bytes = smaller(left, quant::panel_rows) * sizeof(float);
+    for (std::uint32_t t = 0; t < n_tokens; ++t) {
       alignas(64) float rows[quant::panel_rows];
       for (int part = 0; part < V::parts; ++part) {
-        V::store(rows + V::rows * part,
-                 V::multiply(V::load_floats(columns[part]), V::load_floats(w.row_scale() + row + V::rows * part)));
+        V::store(rows + V::rows * part, V::multiply(V::load_floats(totals[t][p * V::parts + part]),
+                                                    V::load_floats(w.row_scale() + row + V::rows * part)));
       }
-      std::memcpy(y + t * ldy + row, rows, smaller(left, quant::panel_rows) * sizeof(float));
+      std::memcpy(y + t * ldy + row, rows, n_bytes);
     }
   }
 }
@@ -199,7 +199,7 @@ void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInpu
       }
     }
   }
-  store_totals<V, NP>(w, tile.totals, n_tiles, n_tokens, panel, y, ldy);
+  for (std::uint32_t i = 0; i < n_tiles; ++i) store_totals<V, NP>(w, tile.totals[i], n_tokens, panel + i * NP, y, ldy);
 }
 
 template <quant::Format F, class Unpack, class V>

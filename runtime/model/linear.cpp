@@ -33,10 +33,10 @@ std::uint32_t n_units(const Product& product) {
 
 std::uint64_t panel_cost(const simd::Kernels& kernels, const Product& product) {
   constexpr std::uint64_t unpacking_rows = 12;  // as long as unpacking takes (t2 8, t5 16)
-  // A row of a wide batch takes a quarter of that time (docs/performance.md, "Granite Rapids").
-  const std::uint64_t quarters =
-      is_wide(kernels, product) ? 4 * unpacking_rows + product.n_rows : 4 * (unpacking_rows + product.n_rows);
-  return quarters * product.w->layout.k_padded;
+  // A row of a wide batch takes two fifths of that time (docs/performance.md, "AMX").
+  const std::uint64_t fifths = is_wide(kernels, product) ? 5 * unpacking_rows + 2 * std::uint64_t{product.n_rows}
+                                                         : 5 * (unpacking_rows + product.n_rows);
+  return fifths * product.w->layout.k_padded;
 }
 
 void multiply_units(const simd::Kernels& kernels, const Product& product, std::uint32_t unit_begin,

@@ -1,6 +1,6 @@
-// Wide batches of t2 … t5 by AMX-INT8. A slab of K of two panels is unpacked once into tiles, and multiplied with all
-// tokens: the tiles of 128 k of both panels stay in registers while a group of tokens passes. Sums leave the registers
-// at each superchunk, where the scales of weights and activations change.
+// Wide batches of t2 … t5 by AMX-INT8. A slab of K of one or two panels is unpacked once into tiles, and multiplied
+// with all tokens, two tiles of them at a time. Sums leave the tile registers at each superchunk: where the scales of
+// weights and activations change.
 #include "simd/amx/gemm.h"
 
 #include <immintrin.h>
@@ -18,70 +18,68 @@ namespace {
 // Measured (docs/performance.md, "AMX"): below it VNNI is as fast.
 constexpr std::uint32_t amx_min_tokens = 16;
 
-constexpr std::uint32_t product_k = 64;   // of one instruction
-constexpr std::uint32_t most_tiles = 32;  // of tokens, that share an unpacked slab
-// Tiles of tokens that pass while a superchunk's weights stay in registers: their totals, 16 KiB, stay in the
-// first-level cache beside the weights.
-constexpr std::uint32_t group_tiles = 8;
-// Tiles of totals: pairs of panels meet a slab's tokens in turn, so that these come from the second-level cache.
-constexpr std::uint32_t totals_tiles = 8 * most_tiles;
-
-using WeightTile = std::int8_t[2][16][64];  // [k / 64][k / 4][16 rows, 4 k]: of a superchunk and panel
-using Sums = std::int32_t[16][16];          // [token][row]
-using Totals = float[16][2][16];            // [token][panel][row]: of a tile of tokens
+constexpr std::uint32_t product_k = 64;           // of one instruction
+constexpr std::uint32_t amx_totals_tokens = 512;  // that share an unpacked tile
+// Pairs of panels that meet a slab's tokens in turn, so that these come from the second-level cache.
+constexpr std::uint32_t turns = 8;
 
 struct alignas(64) Scratch {
-  float token_scales[slab_superchunks][most_tiles][16];
-  WeightTile weights[slab_superchunks][2];       // [superchunk][panel]
-  float weight_scales[slab_superchunks][2][16];  // [superchunk][panel][row]
-  Sums sums[2][2];                               // [of this product, of the one before][panel]
-  Totals totals[totals_tiles];                   // [turn][tile]
+  std::int8_t weights[slab_superchunks][2][32][64];  // [superchunk][panel][k / 4][16 rows, 4 k]
+  float scales[slab_superchunks][2][16];             // [superchunk][panel][row]
+  std::int32_t sums[4][slab_superchunks][16][16];    // [2 · tile of tokens + panel][superchunk][token][row]
+  float totals[turns][amx_totals_tokens][2][16];     // [turn][token][panel][row]
 };
 static_assert(sizeof(Scratch) <= gemm_tile_bytes);
 
-// Sums that wait to be added: totals += sums · weight_scales · token_scales.
-struct Waiting {
-  const Sums* sums;            // [panel]
-  const float* weight_scales;  // [panel][16 rows]
-  const float* token_scales;   // [16]
-  Totals* totals;
-
-  // Of tokens Begin … Begin + N − 1.
-  template <int NP, int Begin, int N>
-  void add() const {
-#pragma GCC unroll 4
-    for (int t = Begin; t < Begin + N; ++t) {
-      const __m512 token_scale = _mm512_set1_ps(token_scales[t]);
-#pragma GCC unroll 2
-      for (int p = 0; p < NP; ++p) {
-        float* total = (*totals)[t][p];
-        const __m512 sum =
-            _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums[p][t])), _mm512_load_ps(weight_scales + 16 * p));
-        _mm512_store_ps(total, _mm512_fmadd_ps(sum, token_scale, _mm512_load_ps(total)));
+// sums[…][superchunk] of NT tiles of tokens and NP panels for a slab.
+template <int NP, int NT>
+void multiply_slab(Scratch& scratch, std::uint32_t n_superchunks, const std::int8_t* const* q, std::size_t q_stride) {
+  for (std::uint32_t s = 0; s < n_superchunks; ++s) {
+    Tiles::zero<0>();
+    if constexpr (NP > 1) Tiles::zero<1>();
+    if constexpr (NT > 1) Tiles::zero<2>();
+    if constexpr (NP > 1 && NT > 1) Tiles::zero<3>();
+    const auto& weights = scratch.weights[s];
+    for (std::uint32_t k = 0; k < quant::superchunk_k; k += product_k) {
+      const std::size_t at = std::size_t{s} * quant::superchunk_k + k;
+      Tiles::load<6>(weights[0][k / 4], 64);
+      Tiles::load<4>(q[0] + at, q_stride);
+      Tiles::multiply<0, 4, 6>();
+      if constexpr (NP > 1) {
+        Tiles::load<7>(weights[1][k / 4], 64);
+        Tiles::multiply<1, 4, 7>();
       }
+      if constexpr (NT > 1) {
+        Tiles::load<5>(q[1] + at, q_stride);
+        Tiles::multiply<2, 5, 6>();
+      }
+      if constexpr (NP > 1 && NT > 1) Tiles::multiply<3, 5, 7>();
     }
+    Tiles::store<0>(scratch.sums[0][s], 64);
+    if constexpr (NP > 1) Tiles::store<1>(scratch.sums[1][s], 64);
+    if constexpr (NT > 1) Tiles::store<2>(scratch.sums[2][s], 64);
+    if constexpr (NP > 1 && NT > 1) Tiles::store<3>(scratch.sums[3][s], 64);
   }
-};
+}
 
-// sums[panel] = weights in registers 4 … 7 · tokens. Between products, which run elsewhere, the sums before are added.
-template <int NP>
-void multiply_tile(const std::int8_t* q, std::size_t q_stride, Sums* sums, const Waiting& before) {
-  Tiles::stream<2>(q, q_stride);
-  Tiles::zero<0>();
-  Tiles::multiply<0, 2, 4>();
-  before.add<NP, 0, 4>();
-  if constexpr (NP > 1) {
-    Tiles::zero<1>();
-    Tiles::multiply<1, 2, 6>();
+// Adds a slab's sums of one tile of tokens and one panel to totals[row]. activation_scale[row · ld]: of the first
+// superchunk.
+void add_sums(const Scratch& scratch, int tile, int panel, std::uint32_t n_superchunks, std::uint32_t row_begin,
+              std::uint32_t row_end, const float* activation_scale, std::size_t ld, float (*totals)[2][16]) {
+  const auto& sums = scratch.sums[2 * tile + panel];
+  __m512 scales[slab_superchunks];
+  for (std::uint32_t s = 0; s < slab_superchunks; ++s)
+    scales[s] = s < n_superchunks ? _mm512_load_ps(scratch.scales[s][panel]) : _mm512_setzero_ps();
+  for (std::uint32_t row = row_begin; row < row_end; ++row) {
+    const float* scale = activation_scale + row * ld;
+    float* at = totals[row - row_begin][panel];
+    __m512 total = _mm512_load_ps(at);
+    for (std::uint32_t s = 0; s < n_superchunks; ++s) {
+      const __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums[s][row])), scales[s]);
+      total = _mm512_fmadd_ps(sum, _mm512_set1_ps(scale[s]), total);
+    }
+    _mm512_store_ps(at, total);
   }
-  before.add<NP, 4, 4>();
-  Tiles::stream<3>(q + product_k, q_stride);
-  Tiles::multiply<0, 3, 5>();
-  before.add<NP, 8, 4>();
-  if constexpr (NP > 1) Tiles::multiply<1, 3, 7>();
-  before.add<NP, 12, 4>();
-  Tiles::store<0>(sums[0], 64);
-  if constexpr (NP > 1) Tiles::store<1>(sums[1], 64);
 }
 
 // What a batch brings: rows of its activations from the call's first token on.
@@ -89,65 +87,40 @@ struct Batch {
   const std::int8_t* q;  // [token, q_stride], in the format's order
   const float* scale;    // [token, k_padded / 128]
   std::size_t k_padded, q_stride;
+
+  [[nodiscard]] std::size_t superchunks() const { return k_padded / quant::superchunk_k; }
 };
 
-// totals += slab · tokens of a group's tiles; ahead(superchunk) is called before each superchunk.
-template <int NP, class Ahead>
-void multiply_group(Scratch& scratch, const Batch& batch, const TokenTiles& tiles, std::uint32_t first_tile,
-                    std::uint32_t tile_begin, std::uint32_t tile_end, std::uint32_t superchunk,
-                    std::uint32_t n_superchunks, Totals* totals, const Ahead& ahead) {
-  // Nothing waits yet; and rows that no tile has stay zeros.
-  std::memset(scratch.sums, 0, sizeof scratch.sums);
-  Waiting before{scratch.sums[1], scratch.weight_scales[0][0], scratch.token_scales[0][tile_begin],
-                 totals + tile_begin};
-  std::uint32_t turn = 0;
-  for (std::uint32_t s = 0; s < n_superchunks; ++s) {
-    ahead(s);
-    const WeightTile* weights = scratch.weights[s];
-    Tiles::load<4>(weights[0][0], 64);
-    Tiles::load<5>(weights[0][1], 64);
-    if constexpr (NP > 1) {
-      Tiles::load<6>(weights[1][0], 64);
-      Tiles::load<7>(weights[1][1], 64);
-    }
-    for (std::uint32_t tile = tile_begin; tile < tile_end; ++tile) {
-      Sums* sums = scratch.sums[turn];
-      turn ^= 1;
-      multiply_tile<NP>(
-          batch.q + tiles.begin(first_tile + tile) * batch.q_stride + std::size_t{superchunk + s} * quant::superchunk_k,
-          batch.q_stride, sums, before);
-      before = {sums, scratch.weight_scales[s][0], scratch.token_scales[s][tile], totals + tile};
-    }
-  }
-  before.add<NP, 0, 16>();
-}
-
-// The scales of a slab's tokens.
-void collect_scales(Scratch& scratch, const Batch& batch, const TokenTiles& tiles, std::uint32_t tile_begin,
-                    std::uint32_t tile_end, std::uint32_t superchunk, std::uint32_t n_superchunks) {
-  const std::size_t row_superchunks = batch.k_padded / quant::superchunk_k;
-  for (std::uint32_t tile = tile_begin; tile < tile_end; ++tile) {
-    for (std::uint32_t t = 0; t < tiles.rows; ++t) {
-      const float* scale = batch.scale + (tiles.begin(tile) + t) * row_superchunks + superchunk;
-      for (std::uint32_t s = 0; s < n_superchunks; ++s) scratch.token_scales[s][tile - tile_begin][t] = scale[s];
+// totals[token − first_token] += slab · tokens of NT tiles. superchunk: the slab's first one.
+template <int NP, int NT>
+void multiply_tiles(Scratch& scratch, const Batch& batch, const TokenTiles& tiles, std::uint32_t first_tile,
+                    std::uint32_t first_token, std::uint32_t superchunk, std::uint32_t n_superchunks,
+                    float (*totals)[2][16]) {
+  const std::int8_t* q[NT];
+  for (std::uint32_t t = 0; t < NT; ++t)
+    q[t] = batch.q + tiles.begin(first_tile + t) * batch.q_stride + std::size_t{superchunk} * quant::superchunk_k;
+  multiply_slab<NP, NT>(scratch, n_superchunks, q, batch.q_stride);
+  for (int t = 0; t < NT; ++t) {
+    const std::uint32_t tile = first_tile + static_cast<std::uint32_t>(t), begin = tiles.begin(tile);
+    const std::uint32_t row = tiles.first_new_row(tile);
+    const float* activation_scale = batch.scale + begin * batch.superchunks() + superchunk;
+    for (int p = 0; p < NP; ++p) {
+      add_sums(scratch, t, p, n_superchunks, row, tiles.rows, activation_scale, batch.superchunks(),
+               totals + (begin + row - first_token));
     }
   }
 }
 
 // The totals of n_turns · NP panels → y, token by token: what is written of a token lies in one place.
 template <int NP>
-void store_totals(const PackedMatrix& w, const Scratch& scratch, const TokenTiles& tiles, std::uint32_t tile_begin,
-                  std::uint32_t tile_end, std::uint32_t panel, std::uint32_t n_turns, float* y, std::size_t ldy) {
-  const std::uint32_t n_tiles = tile_end - tile_begin;
-  for (std::uint32_t tile = tile_begin; tile < tile_end; ++tile) {
-    for (std::uint32_t t = tiles.first_new_row(tile); t < tiles.rows; ++t) {
-      float* to = y + (tiles.begin(tile) + t) * ldy;
-      for (std::uint32_t p = 0; p < n_turns * NP; ++p) {
-        const std::uint32_t row = (panel + p) * quant::panel_rows, left = w.layout.rows - row;
-        const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
-        const __m512 total = _mm512_load_ps(scratch.totals[p / NP * n_tiles + tile - tile_begin][t][p % NP]);
-        _mm512_mask_storeu_ps(to + row, mask, _mm512_mul_ps(total, _mm512_loadu_ps(w.row_scale() + row)));
-      }
+void store_totals(const PackedMatrix& w, const Scratch& scratch, std::uint32_t first_token, std::uint32_t end_token,
+                  std::uint32_t panel, std::uint32_t n_turns, float* y, std::size_t ldy) {
+  for (std::uint32_t token = first_token; token < end_token; ++token) {
+    for (std::uint32_t p = 0; p < n_turns * NP; ++p) {
+      const std::uint32_t row = (panel + p) * quant::panel_rows, left = w.layout.rows - row;
+      const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
+      const __m512 total = _mm512_load_ps(scratch.totals[p / NP][token - first_token][p % NP]);
+      _mm512_mask_storeu_ps(y + token * ldy + row, mask, _mm512_mul_ps(total, _mm512_loadu_ps(w.row_scale() + row)));
     }
   }
 }
@@ -157,8 +130,9 @@ template <class Unpacked, int NP>
 void multiply_panels(const PackedMatrix& w, const Unpacked& unpack, const Batch& batch, const TokenTiles& tiles,
                      std::uint32_t tile_begin, std::uint32_t tile_end, std::uint32_t panel, std::uint32_t n_turns,
                      float* y, std::size_t ldy, Scratch& scratch) {
-  const std::uint32_t n_tiles = tile_end - tile_begin, n_groups = (n_tiles + group_tiles - 1) / group_tiles;
-  std::memset(scratch.totals, 0, n_turns * n_tiles * sizeof(Totals));
+  const std::uint32_t first_token = tile_begin * tiles.rows, end_token = smaller(tile_end * tiles.rows, tiles.n_tokens);
+  for (std::uint32_t i = 0; i < n_turns; ++i)
+    std::memset(scratch.totals[i], 0, (end_token - first_token) * sizeof scratch.totals[i][0]);
   const std::uint32_t n_superchunks = w.layout.k_padded / quant::superchunk_k;
   const auto codes_of = [&](std::uint32_t p, std::uint32_t superchunk) {
     return reinterpret_cast<const std::uint8_t*>(w.panel(panel + p)) +
@@ -166,11 +140,10 @@ void multiply_panels(const PackedMatrix& w, const Unpacked& unpack, const Batch&
   };
   for (std::uint32_t c = 0; c < n_superchunks; c += slab_superchunks) {
     const std::uint32_t n = smaller(slab_superchunks, n_superchunks - c);
-    collect_scales(scratch, batch, tiles, tile_begin, tile_end, c, n);
     for (std::uint32_t i = 0; i < n_turns; ++i) {
       for (std::uint32_t p = 0; p < NP; ++p) {
         for (std::uint32_t s = 0; s < n; ++s)
-          unpack.superchunk(codes_of(i * NP + p, c + s), {scratch.weights[s][p][0], scratch.weight_scales[s][p]});
+          unpack.superchunk(codes_of(i * NP + p, c + s), {scratch.weights[s][p], scratch.scales[s][p]});
       }
       // What is unpacked next: the slab's next panels, the next slab's first ones, or what lies behind these panels.
       const bool next_turn = i + 1 < n_turns, next_slab = !next_turn && c + slab_superchunks < n_superchunks;
@@ -178,17 +151,17 @@ void multiply_panels(const PackedMatrix& w, const Unpacked& unpack, const Batch&
       const std::uint32_t next_c = next_turn ? c : next_slab ? c + slab_superchunks : 0;
       const std::size_t next_bytes =
           smaller(slab_superchunks, n_superchunks - next_c) * std::size_t{Unpacked::superchunk_bytes};
-      for (std::uint32_t group = 0; group < n_groups; ++group) {
-        const auto ahead = [&](std::uint32_t s) {
-          for (std::uint32_t p = 0; p < NP; ++p)
-            prefetch_part(codes_of(next_panel + p, next_c), next_bytes, group * n + s, n_groups * n);
-        };
-        multiply_group<NP>(scratch, batch, tiles, tile_begin, group * group_tiles,
-                           smaller((group + 1) * group_tiles, n_tiles), c, n, scratch.totals + i * n_tiles, ahead);
+      for (std::uint32_t tile = tile_begin; tile < tile_end; tile += 2) {
+        for (std::uint32_t p = 0; p < NP; ++p) {
+          prefetch_part(codes_of(next_panel + p, next_c), next_bytes, (tile - tile_begin) / 2,
+                        (tile_end - tile_begin + 1) / 2);
+        }
+        const auto multiply = tile + 1 < tile_end ? multiply_tiles<NP, 2> : multiply_tiles<NP, 1>;
+        multiply(scratch, batch, tiles, tile, first_token, c, n, scratch.totals[i]);
       }
     }
   }
-  store_totals<NP>(w, scratch, tiles, tile_begin, tile_end, panel, n_turns, y, ldy);
+  store_totals<NP>(w, scratch, first_token, end_token, panel, n_turns, y, ldy);
 }
 
 template <Format F>
@@ -199,14 +172,14 @@ void gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin
   const Batch batch{q + std::size_t{token_begin} * x.q_stride,
                     x.scale + std::size_t{token_begin} * (x.k_padded / quant::superchunk_k), x.k_padded, x.q_stride};
   auto& scratch = *reinterpret_cast<Scratch*>(tile);
-  std::memset(scratch.token_scales, 0, sizeof scratch.token_scales);  // of rows that no tile has
   const TokenTiles tiles(n_tokens);
-  const Tiles configured(tiles.rows, product_k, 4);
-  for (std::uint32_t begin = 0; begin < tiles.n; begin += most_tiles) {
-    const std::uint32_t end = smaller(begin + most_tiles, tiles.n);
+  const Tiles configured(tiles.rows, product_k);
+  constexpr std::uint32_t chunk = amx_totals_tokens / 16;  // tiles
+  for (std::uint32_t begin = 0; begin < tiles.n; begin += chunk) {
+    const std::uint32_t end = smaller(begin + chunk, tiles.n);
     std::uint32_t panel = panel_begin;
     while (panel + 2 <= panel_end) {
-      const std::uint32_t n_turns = smaller(totals_tiles / (end - begin), (panel_end - panel) / 2);
+      const std::uint32_t n_turns = smaller(turns, (panel_end - panel) / 2);
       multiply_panels<Unpack<F>, 2>(w, unpack, batch, tiles, begin, end, panel, n_turns, y, ldy, scratch);
       panel += 2 * n_turns;
     }

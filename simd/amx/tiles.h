@@ -14,15 +14,15 @@ namespace {
 // Configures the thread's tiles, and releases them: no tile state outlives it.
 class Tiles {
  public:
-  // rows: 1 … 16; k: of one product, a multiple of 4 up to 64; of 64, registers from first_weights on may be weights
-  Tiles(std::uint32_t rows, std::uint32_t k, int first_weights = 6) {
+  // rows: 1 … 16; k: of one product, a multiple of 4 up to 64
+  Tiles(std::uint32_t rows, std::uint32_t k) {
     struct alignas(64) Config {
       std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
       std::uint16_t row_bytes[16] = {};
       std::uint8_t rows[16] = {};
     } config;
     for (int t = 0; t < 8; ++t) {
-      const bool activations = t == 4 || t == 5, weights = t >= first_weights;
+      const bool activations = t == 4 || t == 5, weights = t >= 6;
       config.row_bytes[t] = static_cast<std::uint16_t>(activations ? k : 64);
       config.rows[t] = static_cast<std::uint8_t>(weights ? k / 4 : rows);
     }

@@ -11,9 +11,7 @@ namespace {
 
 class Tiles {
  public:
-  Tiles(std::uint32_t rows, std::uint32_t k, int first_weights = 6) {
-    state = {.rows = rows, .k = k, .first_weights = first_weights};
-  }
+  Tiles(std::uint32_t rows, std::uint32_t k) { state = {.rows = rows, .k = k}; }
   ~Tiles() { state = {}; }
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
@@ -78,7 +76,6 @@ class Tiles {
  private:
   struct State {
     std::uint32_t rows = 0, k = 0;
-    int first_weights = 6;
     std::int8_t bytes[8][16][64] = {};
   };
   template <class RowByte, class ColumnByte>
@@ -95,7 +92,7 @@ class Tiles {
       }
     }
   }
-  static std::uint32_t rows_of(int tile) { return tile >= state.first_weights ? state.k / 4 : state.rows; }
+  static std::uint32_t rows_of(int tile) { return tile >= 6 ? state.k / 4 : state.rows; }
   static std::size_t row_bytes_of(int tile) { return tile == 4 || tile == 5 ? state.k : 64; }
 
   static thread_local State state;
