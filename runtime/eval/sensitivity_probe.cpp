@@ -160,7 +160,7 @@ class Probe {
     }
     R1_TRY(const auto nudged, nudge(*model_, std::move(smallest)));
     R1_TRY(const KldReport report, compare(nudged, base));
-    return report.mean.value;
+    return std::max(report.mean.value, 0.0);  // of nothing, rounded
   }
 
   Result<rt::Lowered> measure(const SensitivityItem& item, quant::Format format, BaseLogits& base) {
