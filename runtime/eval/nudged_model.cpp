@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #include "numa/arena.h"
-#include "runtime/base/try.h"
 #include "runtime/model/model_impl.h"
 
 namespace r1::eval {

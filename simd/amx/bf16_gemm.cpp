@@ -131,13 +131,10 @@ void store_totals(const PackedMatrix& w, const Scratch& scratch, const TokenTile
   const __m512 correction = _mm512_set1_ps(wide_cut_correction);
   for (std::uint32_t tile = tile_begin; tile < tile_end; ++tile) {
     for (std::uint32_t t = tiles.first_new_row(tile); t < tiles.rows; ++t) {
-      float* to = y + (tiles.begin(tile) + t) * ldy;
       for (std::uint32_t p = 0; p < n_panels; ++p) {
-        const std::uint32_t row = (panel + p) * quant::panel_rows, left = w.layout.rows - row;
-        const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
         const __m512 total = _mm512_load_ps(scratch.totals[tile - tile_begin][p][t]);
-        const __m512 row_scale = _mm512_mul_ps(_mm512_loadu_ps(w.row_scale() + row), correction);
-        _mm512_mask_storeu_ps(to + row, mask, _mm512_mul_ps(total, row_scale));
+        const __m512 scale = _mm512_mul_ps(panel_scale(w, panel + p), correction);
+        store_panel(w, panel + p, _mm512_mul_ps(total, scale), y + (tiles.begin(tile) + t) * ldy);
       }
     }
   }

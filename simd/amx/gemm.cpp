@@ -117,10 +117,8 @@ void store_totals(const PackedMatrix& w, const Scratch& scratch, std::uint32_t f
                   std::uint32_t panel, std::uint32_t n_turns, float* y, std::size_t ldy) {
   for (std::uint32_t token = first_token; token < end_token; ++token) {
     for (std::uint32_t p = 0; p < n_turns * NP; ++p) {
-      const std::uint32_t row = (panel + p) * quant::panel_rows, left = w.layout.rows - row;
-      const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
       const __m512 total = _mm512_load_ps(scratch.totals[p / NP][token - first_token][p % NP]);
-      _mm512_mask_storeu_ps(y + token * ldy + row, mask, _mm512_mul_ps(total, _mm512_loadu_ps(w.row_scale() + row)));
+      store_panel(w, panel + p, _mm512_mul_ps(total, panel_scale(w, panel + p)), y + token * ldy);
     }
   }
 }

@@ -1,7 +1,6 @@
 // Sensitivities against models that were converted with one part lowered.
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <filesystem>
