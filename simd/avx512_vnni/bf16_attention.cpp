@@ -49,8 +49,9 @@ __m512 halves_2(__m512 a, __m512 b) {  // a b a b
   return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, a, b), _mm512_permutex2var_ps(a, others, b));
 }
 
-// Four heads' sums with four rows, [head, row].
-__m512 sum_tile(const __m512 (&acc)[4][tile_rows]) {
+// Four heads' sums with four rows, [head, row]. Always inline: sums that have an address are stored after every
+// product.
+[[gnu::always_inline]] inline __m512 sum_tile(const __m512 (&acc)[4][tile_rows]) {
   __m512 head[4];
 #pragma GCC unroll 4
   for (int h = 0; h < 4; ++h) head[h] = halves_8(halves_16(acc[h][0], acc[h][1]), halves_16(acc[h][2], acc[h][3]));
