@@ -94,8 +94,7 @@ struct Lookup64 {
   }
 
   typename V::Bytes operator()(typename V::Bytes x, int shift) const {
-    const auto i0 = V::low6(V::shift_right(x, shift)), i1 = V::minus16(i0), i2 = V::minus16(i1), i3 = V::minus16(i2);
-    return V::xor4(V::shuffle(step[0], i0), V::shuffle(step[1], i1), V::shuffle(step[2], i2), V::shuffle(step[3], i3));
+    return V::look_up(step, V::low6(V::shift_right(x, shift)));
   }
 };
 

@@ -12,6 +12,16 @@
 namespace r1::simd {
 namespace {
 
+struct alignas(32) RegisterOfBytes {
+  std::uint8_t at[32];
+};
+constexpr RegisterOfBytes all_bytes(int x) {
+  RegisterOfBytes r{};
+  for (auto& byte : r.at) byte = static_cast<std::uint8_t>(x);
+  return r;
+}
+constexpr RegisterOfBytes minus_bytes[3] = {all_bytes(-16), all_bytes(-32), all_bytes(-48)};
+
 template <class Dot>
 struct Vector256 : Dot {
   using Bytes = __m256i;
@@ -47,9 +57,24 @@ struct Vector256 : Dot {
   static Bytes shift_right(Bytes x, int bits) { return bits == 0 ? x : _mm256_srli_epi64(x, bits); }
   static Bytes shuffle(Bytes table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
   static Bytes low6(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(0x3f)); }
-  static Bytes minus16(Bytes x) { return _mm256_sub_epi8(x, _mm256_set1_epi8(16)); }
-  static Bytes xor4(Bytes a, Bytes b, Bytes c, Bytes d) {
-    return _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+  // Written out: GCC 12 mixes several lookups until tables no longer fit the 16 registers, and reads them anew from the
+  // stack each time. t2 10.6 against 12.4 · 10^9 weights/s on a Zen 3, t3 8.8 against 9.7, t4 11.1 against 12.3.
+  static Bytes look_up(const Bytes* step, Bytes index) {
+    Bytes i1, i2, i3;
+    asm("vpaddb %[minus16], %[i0], %[i1]\n\t"
+        "vpaddb %[minus32], %[i0], %[i2]\n\t"
+        "vpaddb %[minus48], %[i0], %[i3]\n\t"
+        "vpshufb %[i0], %[step0], %[i0]\n\t"
+        "vpshufb %[i1], %[step1], %[i1]\n\t"
+        "vpshufb %[i2], %[step2], %[i2]\n\t"
+        "vpshufb %[i3], %[step3], %[i3]\n\t"
+        "vpxor %[i1], %[i0], %[i0]\n\t"
+        "vpxor %[i2], %[i3], %[i3]\n\t"
+        "vpxor %[i3], %[i0], %[i0]"
+        : [i0] "+x"(index), [i1] "=&x"(i1), [i2] "=&x"(i2), [i3] "=&x"(i3)
+        : [step0] "x"(step[0]), [step1] "x"(step[1]), [step2] "x"(step[2]), [step3] "x"(step[3]),
+          [minus16] "m"(minus_bytes[0]), [minus32] "m"(minus_bytes[1]), [minus48] "m"(minus_bytes[2]));
+    return index;
   }
   static Bytes high_product(Bytes a, Bytes b) { return _mm256_mulhi_epu16(a, b); }
   static Bytes low_product(Bytes a, Bytes b) { return _mm256_mullo_epi16(a, b); }

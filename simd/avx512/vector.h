@@ -56,9 +56,9 @@ struct Vector512 {
   }
   static Bytes shuffle(Bytes table, Bytes index) { return _mm512_shuffle_epi8(table, index); }
   static Bytes low6(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(0x3f)); }
-  static Bytes minus16(Bytes x) { return _mm512_sub_epi8(x, _mm512_set1_epi8(16)); }
-  static Bytes xor4(Bytes a, Bytes b, Bytes c, Bytes d) {
-    return _mm512_xor_si512(_mm512_ternarylogic_epi32(a, b, c, 0x96), d);
+  static Bytes look_up(const Bytes* step, Bytes index) {
+    const auto from = [&](int j) { return shuffle(step[j], _mm512_sub_epi8(index, _mm512_set1_epi8(16 * j))); };
+    return _mm512_xor_si512(_mm512_ternarylogic_epi32(from(0), from(1), from(2), 0x96), from(3));
   }
   static Bytes high_product(Bytes a, Bytes b) { return _mm512_mulhi_epu16(a, b); }
   static Bytes low_product(Bytes a, Bytes b) { return _mm512_mullo_epi16(a, b); }
