@@ -51,6 +51,28 @@ struct Bf16 : Halves {
 constexpr int qk_pairs = 4;  // of rows, in a tile
 constexpr std::uint32_t qk_rows_of_tile = 2 * qk_pairs;
 
+// Widening halves in the loop takes 12 of 28 operations of Intel's two 512-bit pipes (57 % of FMA were measured on a
+// Granite Rapids). For MLA's heads, which share each row, it is done once for all of them.
+constexpr std::uint32_t many_heads = 32;
+constexpr std::uint32_t qk_wide_width = 1024;                      // 576: 18 KB of the first-level cache
+constexpr std::uint32_t pv_wide_rows = 128, pv_wide_columns = 32;  // 16 KB
+
+// Where a tile of qk finds elements i … i + 7 of a pair of rows.
+template <class Row>
+struct RowPairs {
+  const typename Row::Element* const* rows;  // [qk_rows_of_tile]
+  [[nodiscard]] __m512 at(int pair, std::uint32_t i) const {
+    return Row::load_two(rows[2 * pair] + i, rows[2 * pair + 1] + i);
+  }
+};
+struct WidePairs {
+  const float* wide;      // [pair, d / 8, 2 rows, 8]
+  std::size_t pair_size;  // d rounded down to 8, times 2
+  [[nodiscard]] __m512 at(int pair, std::uint32_t i) const {
+    return _mm512_load_ps(wide + static_cast<std::size_t>(pair) * pair_size + 2 * std::size_t{i});
+  }
+};
+
 // Eight lanes of eight rows, two in a register → per row l0+l4, l1+l5, … then their pairs: lane r holds (s0 + s2,
 // s1 + s3) of row r and of row 4 + r.
 inline __m512 sum_quads(const __m512* pairs_of_rows) {
@@ -64,18 +86,20 @@ inline __m512 sum_quads(const __m512* pairs_of_rows) {
 }
 
 // Scores of NH heads with eight rows; scores [NH, lds].
-template <class Row, int NH>
-void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* const* rows, std::uint32_t d, float* scores,
-             std::size_t lds) {
-  __m512 acc[NH][qk_pairs];
+template <class Row, int NH, class Pairs>
+void qk_tile(const float* q, std::size_t ldq, const Pairs& pairs, const typename Row::Element* const* rows,
+             std::uint32_t d, float* scores, std::size_t lds) {
+  __m512 acc[NH][qk_pairs];  // in registers, if every loop over it is unrolled
+#pragma GCC unroll 4
   for (auto& head : acc) {
+#pragma GCC unroll 4
     for (auto& a : head) a = _mm512_setzero_ps();
   }
   std::uint32_t i = 0;
   for (; i + 8 <= d; i += 8) {
     __m512 row[qk_pairs];
 #pragma GCC unroll 4
-    for (int j = 0; j < qk_pairs; ++j) row[j] = Row::load_two(rows[2 * j] + i, rows[2 * j + 1] + i);
+    for (int j = 0; j < qk_pairs; ++j) row[j] = pairs.at(j, i);
 #pragma GCC unroll 4
     for (int h = 0; h < NH; ++h) {
       const __m512 query = _mm512_broadcast_f32x8(_mm256_loadu_ps(q + static_cast<std::size_t>(h) * ldq + i));
@@ -102,33 +126,58 @@ void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* const
   }
 }
 
-template <class Row, int NH>
-void qk_heads(const float* q, std::size_t ldq, const typename Row::Element* const* rows, std::uint32_t n_rows,
-              std::uint32_t d, float* scores, std::size_t lds) {
-  if (n_rows == qk_rows_of_tile) return qk_tile<Row, NH>(q, ldq, rows, d, scores, lds);
-  float some[NH * qk_rows_of_tile];
-  qk_tile<Row, NH>(q, ldq, rows, d, some, qk_rows_of_tile);
-  for (std::size_t h = 0; h < NH; ++h) std::copy_n(some + h * qk_rows_of_tile, n_rows, scores + h * lds);
+// Scores of n_heads heads with n_rows ≤ 8 rows.
+template <class Row, class Pairs>
+void qk_heads(const float* q, std::size_t ldq, std::uint32_t n_heads, const Pairs& pairs,
+              const typename Row::Element* const* rows, std::uint32_t n_rows, std::uint32_t d, float* scores,
+              std::size_t lds) {
+  std::uint32_t h = 0;
+  const auto heads = [&]<int NH>() {
+    for (; h + NH <= n_heads; h += NH) {
+      if (n_rows == qk_rows_of_tile) {
+        qk_tile<Row, NH>(q + h * ldq, ldq, pairs, rows, d, scores + h * lds, lds);
+        continue;
+      }
+      float some[NH * qk_rows_of_tile];
+      qk_tile<Row, NH>(q + h * ldq, ldq, pairs, rows, d, some, qk_rows_of_tile);
+      for (std::size_t one = 0; one < NH; ++one)
+        std::copy_n(some + one * qk_rows_of_tile, n_rows, scores + (h + one) * lds);
+    }
+  };
+  heads.template operator()<4>();
+  heads.template operator()<2>();
+  heads.template operator()<1>();
 }
 
 template <class Row>
 void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv_rows, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
   const auto* kv = static_cast<const typename Row::Element*>(kv_rows);
-  constexpr std::uint32_t block_heads = 8;  // their queries, 2 KB each, and eight rows fit the first-level cache
+  const bool widens = n_heads >= many_heads && d <= qk_wide_width;
+  alignas(64) float wide[qk_rows_of_tile * qk_wide_width];
+  // Few heads at a time where rows are widened for each tile: their queries, 2 KB each, and eight rows fit the
+  // first-level cache.
+  const std::uint32_t block_heads = widens ? n_heads : 8;
   for (std::uint32_t first = 0; first < n_heads; first += block_heads) {
-    const std::uint32_t end = std::min(first + block_heads, n_heads);
+    const std::uint32_t n = std::min(block_heads, n_heads - first);
     for (std::uint32_t j = 0; j < n_kv; j += qk_rows_of_tile) {
       const std::uint32_t n_rows = std::min(qk_rows_of_tile, n_kv - j);
       const typename Row::Element* rows[qk_rows_of_tile];
       for (std::uint32_t r = 0; r < qk_rows_of_tile; ++r) rows[r] = kv + (j + std::min(r, n_rows - 1)) * ld_kv;
-      std::uint32_t h = first;
-      const auto heads = [&]<int NH>() {
-        for (; h + NH <= end; h += NH) qk_heads<Row, NH>(q + h * ldq, ldq, rows, n_rows, d, scores + h * lds + j, lds);
+      const RowPairs<Row> pairs{rows};
+      const auto heads = [&](const auto& from) {
+        qk_heads<Row>(q + first * ldq, ldq, n, from, rows, n_rows, d, scores + first * lds + j, lds);
       };
-      heads.template operator()<4>();
-      heads.template operator()<2>();
-      heads.template operator()<1>();
+      if (!widens) {
+        heads(pairs);
+        continue;
+      }
+      const std::size_t pair_size = 2 * std::size_t{d / 8 * 8};
+      for (int pair = 0; pair < qk_pairs; ++pair) {
+        float* out = wide + static_cast<std::size_t>(pair) * pair_size;
+        for (std::uint32_t i = 0; i + 8 <= d; i += 8, out += 16) _mm512_store_ps(out, pairs.at(pair, i));
+      }
+      heads(WidePairs{wide, pair_size});
     }
   }
 }
@@ -140,7 +189,9 @@ void pv_tile(const float* p, std::size_t ldp, const typename Row::Element* kv, s
   constexpr __mmask16 all = 0xffff;
   __m512 acc[NH][NV];
   const auto mask_of = [&](int v) { return v + 1 < NV ? all : mask; };
+#pragma GCC unroll 8
   for (int h = 0; h < NH; ++h) {
+#pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
       acc[h][v] =
           _mm512_maskz_loadu_ps(mask_of(v), out + static_cast<std::size_t>(h) * ldo + 16 * static_cast<std::size_t>(v));
@@ -161,7 +212,9 @@ void pv_tile(const float* p, std::size_t ldp, const typename Row::Element* kv, s
       for (int v = 0; v < NV; ++v) acc[h][v] = _mm512_fmadd_ps(weight, row[v], acc[h][v]);
     }
   }
+#pragma GCC unroll 8
   for (int h = 0; h < NH; ++h) {
+#pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
       _mm512_mask_storeu_ps(out + static_cast<std::size_t>(h) * ldo + 16 * static_cast<std::size_t>(v), mask_of(v),
                             acc[h][v]);
@@ -169,27 +222,45 @@ void pv_tile(const float* p, std::size_t ldp, const typename Row::Element* kv, s
   }
 }
 
-template <class Row>
-void pv_rows(const float* p, std::size_t ldp, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
-             std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
-  const auto* kv = static_cast<const typename Row::Element*>(rows);
+// The columns of a tile for all heads.
+template <class Row, int NV>
+void pv_heads(const float* p, std::size_t ldp, std::uint32_t n_heads, const typename Row::Element* kv,
+              std::size_t ld_kv, std::uint32_t n_kv, float* out, std::size_t ldo, __mmask16 mask) {
   std::uint32_t h = 0;
   const auto heads = [&]<int NH>() {
-    for (; h + NH <= n_heads; h += NH) {
-      const float* weights = p + h * ldp;
-      std::uint32_t i = 0;
-      for (; i + 32 <= d; i += 32)
-        pv_tile<Row, NH, 2>(weights, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo, 0xffff);
-      for (; i < d; i += 16) {
-        const auto mask = static_cast<__mmask16>((1u << std::min(16u, d - i)) - 1);
-        pv_tile<Row, NH, 1>(weights, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo, mask);
-      }
-    }
+    for (; h + NH <= n_heads; h += NH)
+      pv_tile<Row, NH, NV>(p + h * ldp, ldp, kv, ld_kv, n_kv, out + h * ldo, ldo, mask);
   };
   heads.template operator()<8>();
   heads.template operator()<4>();
   heads.template operator()<2>();
   heads.template operator()<1>();
+}
+
+template <class Row>
+void pv_rows(const float* p, std::size_t ldp, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
+             std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
+  const auto* kv = static_cast<const typename Row::Element*>(rows);
+  std::uint32_t i = 0;
+  for (; i + pv_wide_columns <= d; i += pv_wide_columns) {
+    if (n_heads < many_heads) {
+      pv_heads<Row, 2>(p, ldp, n_heads, kv + i, ld_kv, n_kv, out + i, ldo, 0xffff);
+      continue;
+    }
+    alignas(64) float wide[pv_wide_rows * pv_wide_columns];
+    for (std::uint32_t j = 0; j < n_kv; j += pv_wide_rows) {
+      const std::uint32_t n = std::min(pv_wide_rows, n_kv - j);
+      for (std::uint32_t r = 0; r < n; ++r) {
+        for (std::uint32_t c = 0; c < pv_wide_columns; c += 16)
+          _mm512_store_ps(wide + r * pv_wide_columns + c, Row::load16(kv + (j + r) * ld_kv + i + c));
+      }
+      pv_heads<F32, 2>(p + j, ldp, n_heads, wide, pv_wide_columns, n, out + i, ldo, 0xffff);
+    }
+  }
+  for (; i < d; i += 16) {
+    const auto mask = static_cast<__mmask16>((1u << std::min(16u, d - i)) - 1);
+    pv_heads<Row, 1>(p, ldp, n_heads, kv + i, ld_kv, n_kv, out + i, ldo, mask);
+  }
 }
 
 void qk(KvType type, const float* q, std::size_t ldq, std::uint32_t n_heads, const void* kv, std::size_t ld_kv,
