@@ -17,6 +17,8 @@ PROBLEMS = pathlib.Path(__file__).resolve().parents[2] / "examples/r1-nano/eval.
 
 
 def main():
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     r1_eval, model, out = sys.argv[1:]
     problems = PROBLEMS.read_text().splitlines()
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
