@@ -232,10 +232,10 @@ struct Product<quant::Format::w8, V> {
       for (int part = 0; part < V::parts; ++part) {
         typename V::Bytes sums[NT];
 #pragma GCC unroll 8
-        for (int t = 0; t < NT; ++t) sums[t] = V::start_w8(in.block_sum[t][block]);
+        for (int t = 0; t < NT; ++t) sums[t] = V::broadcast4(-V::w8_offset * in.block_sum[t][block]);
 #pragma GCC unroll 8
         for (int quad = 0; quad < 8; ++quad) {
-          const auto weights = V::w8_weights(V::load(codes + 64 * quad + 4 * V::rows * part));
+          const auto weights = V::w8_weights(V::w8_bytes(V::load(codes + 64 * quad + 4 * V::rows * part)));
 #pragma GCC unroll 8
           for (int t = 0; t < NT; ++t) {
             std::int32_t four = 0;

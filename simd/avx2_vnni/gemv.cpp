@@ -16,7 +16,8 @@ struct VnniDot {
   static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
     return _mm256_dpbusd_epi32(acc, weights, activation);
   }
-  static __m256i start_w8(std::int32_t block_sum) { return _mm256_set1_epi32(-128 * block_sum); }
+  static constexpr int w8_offset = 128;
+  static __m256i w8_bytes(__m256i stored) { return stored; }
   static __m256i w8_weights(__m256i bytes) { return bytes; }
   template <int>
   static __m256i dot_w8(__m256i acc, __m256i weights, __m256i activation) {

@@ -73,16 +73,14 @@ struct Vector512 {
     asm("vpaddd %1, %0, %0" : "+v"(acc) : "v"(pairs));
     return acc;
   }
-  // w8's bytes reach 255: the sign goes to the activation instead, |weight| ≤ 128.
+  // w8's bytes reach 255: they are made signed, and the sign goes to the activation, |weight| ≤ 128.
+  static constexpr int w8_offset = 0;
   struct W8Weights {
     Bytes magnitude;
     __mmask64 negative;
   };
-  static Bytes start_w8(std::int32_t) { return _mm512_setzero_si512(); }
-  static W8Weights w8_weights(Bytes bytes) {
-    const __m512i value = _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(0x80)));
-    return {_mm512_abs_epi8(value), _mm512_movepi8_mask(value)};
-  }
+  static Bytes w8_bytes(Bytes stored) { return _mm512_xor_si512(stored, _mm512_set1_epi8(static_cast<char>(0x80))); }
+  static W8Weights w8_weights(Bytes bytes) { return {_mm512_abs_epi8(bytes), _mm512_movepi8_mask(bytes)}; }
   template <int>
   static Bytes dot_w8(Bytes acc, const W8Weights& weights, Bytes activation) {
     return dot(acc, weights.magnitude,
