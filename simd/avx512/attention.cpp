@@ -52,8 +52,8 @@ constexpr int qk_pairs = 4;  // of rows, in a tile
 constexpr std::uint32_t qk_rows_of_tile = 2 * qk_pairs;
 
 // Widening halves in the loop takes 12 of 28 operations of Intel's two 512-bit pipes (57 % of FMA were measured on a
-// Granite Rapids). For MLA's heads, which share each row, it is done once for all of them.
-constexpr std::uint32_t many_heads = 32;
+// Granite Rapids). For MLA's heads, which share each row, it is done once for all of a call's, which are sixteen.
+constexpr std::uint32_t many_heads = 16;
 constexpr std::uint32_t qk_wide_width = 1024;                      // 576: 18 KB of the first-level cache
 constexpr std::uint32_t pv_wide_rows = 128, pv_wide_columns = 32;  // 16 KB
 

@@ -1,11 +1,10 @@
-// qk and pv over f32, f16 and bf16 rows, for the baseline (AVX2, FMA, F16C). A row of MLA's cache serves every head:
-// for many heads a block of rows is widened to f32 once, for few of them a piece at a time for four heads. Each result
-// has its own accumulator and order: grouping changes no bit.
+// qk and pv over f32, f16 and bf16 rows, for the baseline (AVX2, FMA, F16C). A row of MLA's cache serves every head, so
+// a piece of it is loaded and widened once for four heads. Each result has its own accumulator and order: grouping
+// changes no bit.
 #include "simd/generic/attention_kernels.h"
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -45,47 +44,32 @@ float sum_lanes(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
 }
 
-// Widening in the loop takes a fifth of the multiply-adds' time (Zen 3). Done beforehand it is 6 (f16) to 20 % (bf16)
-// faster for 128 heads, level for 32 and slower for 16.
-constexpr std::uint32_t many_heads = 32;
-constexpr std::uint32_t qk_block_rows = 6, qk_block_width = 1024;    // MLA's, 576 wide: 14 KB of the first-level cache
-constexpr std::uint32_t pv_block_rows = 256, pv_block_columns = 16;  // 16 KB
-
-// rows [n_rows, ld_kv] → wide [n_rows, width], `width` elements of each.
-template <class Row>
-void widen(const typename Row::Element* rows, std::size_t ld_kv, std::uint32_t n_rows, std::uint32_t width,
-           float* wide) {
-  for (std::uint32_t j = 0; j < n_rows; ++j, rows += ld_kv, wide += width) {
-    std::uint32_t i = 0;
-    for (; i + 8 <= width; i += 8) _mm256_storeu_ps(wide + i, Row::load8(rows + i));
-    for (; i < width; ++i) wide[i] = Row::load(rows + i);
-  }
-}
-
+// Not inline: among its callers' loops GCC 12 has no registers left for addresses.
 template <class Row, int NH, int NKV>
-void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* kv, std::size_t ld_kv, std::uint32_t d,
-             float* scores, std::size_t lds) {
-  __m256 acc[NH][NKV];  // in registers, if every loop over it is unrolled
+[[gnu::noinline]] void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* kv, std::size_t ld_kv,
+                               std::uint32_t d, float* scores, std::size_t lds) {
+  // In registers, if every loop over it is unrolled; else GCC 12 stores it after every product.
+  __m256 acc[NH][NKV];
 #pragma GCC unroll 4
   for (int h = 0; h < NH; ++h) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int j = 0; j < NKV; ++j) acc[h][j] = _mm256_setzero_ps();
   }
   std::uint32_t i = 0;
   for (; i + 8 <= d; i += 8) {
     __m256 row[NKV];
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int j = 0; j < NKV; ++j) row[j] = Row::load8(kv + static_cast<std::size_t>(j) * ld_kv + i);
 #pragma GCC unroll 4
     for (int h = 0; h < NH; ++h) {
       const __m256 query = _mm256_loadu_ps(q + static_cast<std::size_t>(h) * ldq + i);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
       for (int j = 0; j < NKV; ++j) acc[h][j] = _mm256_fmadd_ps(query, row[j], acc[h][j]);
     }
   }
 #pragma GCC unroll 4
   for (int h = 0; h < NH; ++h) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int j = 0; j < NKV; ++j) {
       float sum = sum_lanes(acc[h][j]);
       for (std::uint32_t k = i; k < d; ++k) {
@@ -97,35 +81,21 @@ void qk_tile(const float* q, std::size_t ldq, const typename Row::Element* kv, s
   }
 }
 
-// Scores of all heads with rows whose pieces are loaded NKV at a time.
-template <class Row, int NKV>
-void qk_heads(const float* q, std::size_t ldq, std::uint32_t n_heads, const typename Row::Element* kv,
-              std::size_t ld_kv, std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
-  std::uint32_t h = 0;
-  const auto heads = [&]<int NH>() {
-    for (; h + NH <= n_heads; h += NH) {
-      std::uint32_t j = 0;
-      for (; j + NKV <= n_kv; j += NKV)
-        qk_tile<Row, NH, NKV>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
-      for (; j < n_kv; ++j) qk_tile<Row, NH, 1>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
-    }
-  };
-  heads.template operator()<4>();
-  heads.template operator()<1>();
-}
-
 template <class Row>
 void qk_rows(const float* q, std::size_t ldq, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* scores, std::size_t lds) {
   const auto* kv = static_cast<const typename Row::Element*>(rows);
-  if (n_heads < many_heads || d > qk_block_width)
-    return qk_heads<Row, 2>(q, ldq, n_heads, kv, ld_kv, n_kv, d, scores, lds);
-  alignas(64) float wide[qk_block_rows * qk_block_width];
-  for (std::uint32_t j = 0; j < n_kv; j += qk_block_rows) {
-    const std::uint32_t n = std::min(qk_block_rows, n_kv - j);
-    widen<Row>(kv + j * ld_kv, ld_kv, n, d, wide);
-    qk_heads<F32, 3>(q, ldq, n_heads, wide, d, n, d, scores + j, lds);
-  }
+  std::uint32_t h = 0;
+  const auto heads = [&]<int NH>() {
+    for (; h + NH <= n_heads; h += NH) {
+      std::uint32_t j = 0;
+      for (; j + 2 <= n_kv; j += 2)
+        qk_tile<Row, NH, 2>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
+      if (j < n_kv) qk_tile<Row, NH, 1>(q + h * ldq, ldq, kv + j * ld_kv, ld_kv, d, scores + h * lds + j, lds);
+    }
+  };
+  heads.template operator()<4>();
+  heads.template operator()<1>();
 }
 
 // out[h, i … i + 8·NV) for NH heads over all rows.
@@ -158,33 +128,23 @@ void pv_tile(const float* p, std::size_t ldp, const typename Row::Element* kv, s
   }
 }
 
+// Columns i … i + 8·NV of all heads, four at a time: for all but the first, the rows' pieces are in the first-level
+// cache.
 template <class Row, int NV>
-void pv_heads(const float* p, std::size_t ldp, std::uint32_t n_heads, const typename Row::Element* kv,
-              std::size_t ld_kv, std::uint32_t n_kv, float* out, std::size_t ldo) {
+void pv_columns(const float* p, std::size_t ldp, std::uint32_t n_heads, const typename Row::Element* kv,
+                std::size_t ld_kv, std::uint32_t n_kv, std::uint32_t i, float* out, std::size_t ldo) {
   std::uint32_t h = 0;
-  for (; h + 4 <= n_heads; h += 4) pv_tile<Row, 4, NV>(p + h * ldp, ldp, kv, ld_kv, n_kv, out + h * ldo, ldo);
-  for (; h < n_heads; ++h) pv_tile<Row, 1, NV>(p + h * ldp, ldp, kv, ld_kv, n_kv, out + h * ldo, ldo);
+  for (; h + 4 <= n_heads; h += 4) pv_tile<Row, 4, NV>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
+  for (; h < n_heads; ++h) pv_tile<Row, 1, NV>(p + h * ldp, ldp, kv + i, ld_kv, n_kv, out + h * ldo + i, ldo);
 }
 
 template <class Row>
 void pv_rows(const float* p, std::size_t ldp, std::uint32_t n_heads, const void* rows, std::size_t ld_kv,
              std::uint32_t n_kv, std::uint32_t d, float* out, std::size_t ldo) {
   const auto* kv = static_cast<const typename Row::Element*>(rows);
-  // A piece of all rows for all heads: it comes from the first-level cache for all but the first of them.
-  const auto columns = [&]<int NV>(std::uint32_t i) {
-    constexpr std::uint32_t width = 8 * NV;
-    static_assert(width <= pv_block_columns);
-    if (n_heads < many_heads) return pv_heads<Row, NV>(p, ldp, n_heads, kv + i, ld_kv, n_kv, out + i, ldo);
-    alignas(64) float wide[pv_block_rows * width];
-    for (std::uint32_t j = 0; j < n_kv; j += pv_block_rows) {
-      const std::uint32_t n = std::min(pv_block_rows, n_kv - j);
-      widen<Row>(kv + j * ld_kv + i, ld_kv, n, width, wide);
-      pv_heads<F32, NV>(p + j, ldp, n_heads, wide, width, n, out + i, ldo);
-    }
-  };
   std::uint32_t i = 0;
-  for (; i + 16 <= d; i += 16) columns.template operator()<2>(i);
-  for (; i + 8 <= d; i += 8) columns.template operator()<1>(i);
+  for (; i + 16 <= d; i += 16) pv_columns<Row, 2>(p, ldp, n_heads, kv, ld_kv, n_kv, i, out, ldo);
+  for (; i + 8 <= d; i += 8) pv_columns<Row, 1>(p, ldp, n_heads, kv, ld_kv, n_kv, i, out, ldo);
   for (; i < d; ++i) {
     for (std::uint32_t h = 0; h < n_heads; ++h) {
       float sum = out[h * ldo + i];

@@ -124,7 +124,7 @@ TEST_CASE("qk and pv over f32, f16 and bf16 rows, whatever the grouping of heads
     };
     // Few heads; many, which some tables give widened blocks of rows; more rows than a block has, and wider ones.
     for (const auto [n_heads, n_kv, d] : {Shape{7, 13, 5}, Shape{7, 13, 40}, Shape{7, 13, 160}, Shape{7, 13, 576},
-                                          Shape{12, 13, 576}, Shape{33, 263, 43}, Shape{32, 8, 1030}}) {
+                                          Shape{16, 13, 576}, Shape{17, 263, 43}, Shape{16, 8, 1030}}) {
       const std::size_t ld = d + 3, element = kv_element_bytes(type);
       const auto q = draw(n_heads * ld, 1), rows = draw(n_kv * ld, 2), p = draw(n_heads * n_kv, 3);
       std::vector<std::byte> kv(n_kv * ld * element);
