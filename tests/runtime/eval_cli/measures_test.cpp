@@ -118,7 +118,8 @@ TEST_CASE("KL divergence and agreement are those of the two models' logits") {
   CHECK(of_second("kld", mean) == doctest::Approx(static_cast<double>(kld / n)).epsilon(1e-6));
   CHECK(of_second("same_top", value) == doctest::Approx(static_cast<double>(n_same) / n));
   CHECK(of_second("perplexity", log_value) == doctest::Approx(static_cast<double>(nll / n)).epsilon(1e-9));
-  CHECK(of_second("base_perplexity", log_value) == doctest::Approx(static_cast<double>(base_nll / n)).epsilon(1e-9));
+  // Of f32 and bf16 matrices, which oneDNN multiplies: with AVX2 the order of its sums depends on the batch.
+  CHECK(of_second("base_perplexity", log_value) == doctest::Approx(static_cast<double>(base_nll / n)).epsilon(1e-6));
 }
 
 TEST_CASE("stored logits stand for the base, to 1e-4 of a divergence") {
