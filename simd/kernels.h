@@ -225,8 +225,8 @@ struct IsaReport {
 [[nodiscard]] std::vector<IsaReport> isa_report(std::string_view override_name);
 
 // Products of a row-major bf16 or f32 matrix with a batch, by oneDNN (gemm_onednn.cpp): same arguments as GemvFn, any
-// n_tokens. Worth calling from gemm_onednn_min_tokens on. Runs on the calling thread only. On processors with AVX2 alone
-// the order of a row's sum depends on n_tokens (oneDNN 2.6: 32, 127 and 128 tokens against 256).
+// n_tokens. Worth calling from gemm_onednn_min_tokens on. Runs on the calling thread only. On processors with AVX2
+// alone the order of a row's sum depends on n_tokens (oneDNN 2.6: 32, 127 and 128 tokens against 256).
 void gemm_onednn(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                  std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy);
 inline constexpr std::uint32_t gemm_onednn_min_tokens = 32;
