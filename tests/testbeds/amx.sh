@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${R1_TESTBEDS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/r1rt-testbeds}
-cannot_run=77 bed_failed=125
+cannot_run=77 timed_out=124 bed_failed=125
 
 usage() {
   cat >&2 <<'U'
@@ -15,7 +15,7 @@ usage: amx.sh [--mem MB] [--file PATH]... [--env K=V]... [--timeout SECONDS] [--
   --file     copies a file or folder into the guest, at the same absolute path
   --log      keeps the guest's kernel log
 The guest has one CPU, and the program's shared libraries. Prints the program's stdout and stderr and exits with its
-status. 77: this machine cannot run the guest; 125: the guest failed.
+status. 77: this machine cannot run the guest; 124: it was not done in time; 125: the guest failed.
 U
   exit $bed_failed
 }
@@ -222,6 +222,7 @@ LTDL_LIBRARY_PATH=$lib/bochs/plugins BXSHARE=$bochs_dir/usr/share/bochs TERM=xte
 [[ ! $keep_log ]] || cp "$work/com1" "$keep_log" || true
 status=$(sed -n 's/^exit \([0-9]*\).*/\1/p' "$work/com4" 2>/dev/null) || true
 [[ ! $status ]] || exit "$status"
-say "the guest did not finish (emulator status $emulator_status, 137 is a time-out); kernel log:"
+[[ $emulator_status != 137 ]] || { say "not done after $limit s of --timeout"; exit $timed_out; }
+say "the guest did not finish (emulator status $emulator_status); kernel log:"
 tail -n 30 "$work/com1" >&2 || true
 exit $bed_failed
