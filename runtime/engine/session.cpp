@@ -107,6 +107,16 @@ Result<void> Session::Impl::check_append(std::span<const Token> new_tokens) cons
                {}};
 }
 
+Result<void> Session::Impl::append_batches(std::span<const Token> some, std::uint32_t n_logits) {
+  const std::size_t most = *options.batch_tokens;
+  while (some.size() > most) {
+    const std::size_t n = std::min(most, some.size() - n_logits);
+    R1_CHECK(append_batch(some.first(n), 0));
+    some = some.subspan(n);
+  }
+  return append_batch(some, n_logits);
+}
+
 Result<void> Session::Impl::append_batch(std::span<const Token> batch, std::uint32_t n_logits) {
   const auto first = static_cast<std::uint32_t>(tokens.size()), n = static_cast<std::uint32_t>(batch.size());
   R1_CHECK(kv.grow(first + n));
@@ -120,6 +130,8 @@ Result<void> Session::Impl::append_batch(std::span<const Token> batch, std::uint
   pass.n_logit_tokens = n_logits;
   pass.cancel = &cancel;
   pass.profile = profile;
+  pass.kept_cuts = kept_cuts;
+  pass.start = start_cut;
   R1_CHECK(rt::run_forward(n > 1 && prefill_team != nullptr ? *prefill_team : team, pass));
   tokens.insert(tokens.end(), batch.begin(), batch.end());
   n_logit_rows = n_logits;
@@ -169,14 +181,7 @@ Result<void> Session::append(std::span<const Token> tokens) {
   Impl& s = *impl_;
   if (tokens.empty()) return {};
   R1_CHECK(s.check_append(tokens));
-  return s.guarded([&]() -> Result<void> {
-    while (!tokens.empty()) {
-      const std::size_t n = std::min<std::size_t>(*s.options.batch_tokens, tokens.size());
-      R1_CHECK(s.append_batch(tokens.first(n), n == tokens.size() ? 1 : 0));
-      tokens = tokens.subspan(n);
-    }
-    return {};
-  });
+  return s.guarded([&] { return s.append_batches(tokens, 1); });
 }
 
 Result<std::span<const float>> Session::append_for_logits(std::span<const Token> tokens) {

@@ -33,7 +33,9 @@ struct Session::Impl {
   std::vector<rt::TokenSlot> slots;  // of the running batch; capacity batch_tokens
   std::uint32_t n_logit_rows = 0;    // of scratch.logits: predictions after the last so many tokens; 0: none
   std::atomic<bool> cancel = false;
-  rt::Profile* profile = nullptr;  // r1-bench's, while it measures
+  rt::Profile* profile = nullptr;           // r1-bench's, while it measures
+  std::span<const rt::LayerCut> kept_cuts;  // as in rt::Pass, of this session's sequence
+  const rt::LayerCut* start_cut = nullptr;
 
   // The prediction after tokens.back(), [vocab_size]; empty if there is none.
   [[nodiscard]] std::span<const float> last_logits() const;
@@ -58,7 +60,10 @@ struct Session::Impl {
   }
   // What append checks before any work.
   [[nodiscard]] Result<void> check_append(std::span<const Token> new_tokens) const;
-  // Appends one batch that is known to fit, with the logits of its last n_logits tokens.
+  // Appends tokens that are known to fit, in batches, with the logits of the last n_logits of them, which are no more
+  // than a batch holds.
+  Result<void> append_batches(std::span<const Token> tokens, std::uint32_t n_logits);
+  // One batch.
   Result<void> append_batch(std::span<const Token> batch, std::uint32_t n_logits);
 };
 

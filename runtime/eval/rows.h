@@ -11,13 +11,15 @@
 #include <vector>
 
 #include "numa/thread_team.h"
+#include "runtime/eval/layer_states.h"
 #include "runtime/eval/log_softmax.h"
 #include "runtime/eval/windows.h"
 
 namespace r1::eval {
 
-// Rows handled at a time: what the memory of a run is planned for.
-inline constexpr std::uint32_t max_rows = 64;
+// Rows handled at a time, and tokens of a batch: what the memory of a run is planned for. A batch reads every expert
+// that one of its tokens chose, so that large ones read a model's weights fewer times.
+inline constexpr std::uint32_t max_rows = 256, max_batch_tokens = 512;
 
 struct Rows {
   std::span<const float> logits;    // [n, vocab_size], up to a constant per row
@@ -48,6 +50,13 @@ class ModelRows final : public RowSource {
   static Result<std::unique_ptr<ModelRows>> create(std::shared_ptr<const Model> model, const Windows& windows,
                                                    const RunOptions& options);
   Result<Rows> rows(std::uint32_t window, std::uint32_t first, std::uint32_t n) override;
+  // Windows asked for from now on leave what layers find there.
+  void keep_states(LayerStates& states) { kept_ = &states; }
+  // They begin at `layer`, or before it, with what was kept of a model that is the same so far.
+  void start_at(std::uint32_t layer, LayerStates& states) {
+    start_layer_ = layer;
+    start_ = &states;
+  }
   void cancel() { session_.cancel(); }  // from any thread
 
  private:
@@ -57,6 +66,11 @@ class ModelRows final : public RowSource {
   const Windows& windows_;
   numa::ThreadTeam team_;
   std::vector<RowFacts> facts_;
+  LayerStates* kept_ = nullptr;
+  LayerStates* start_ = nullptr;
+  std::uint32_t start_layer_ = 0;
+  std::vector<rt::LayerCut> cuts_;  // of the window at hand
+  rt::LayerCut start_cut_;
 };
 
 }  // namespace r1::eval

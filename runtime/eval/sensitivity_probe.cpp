@@ -6,12 +6,15 @@
 #include <filesystem>
 #include <new>
 #include <optional>
+#include <set>
 
 #include "numa/thread_team.h"
+#include "numa/topology.h"
 #include "runtime/base/try.h"
 #include "runtime/engine/session_impl.h"
 #include "runtime/eval/base_logits.h"
 #include "runtime/eval/imatrix_collector.h"
+#include "runtime/eval/layer_states.h"
 #include "runtime/eval/lowered_model.h"
 #include "runtime/eval/nudged_model.h"
 #include "runtime/eval/score.h"
@@ -48,7 +51,7 @@ class Probe {
     count(result);
     if (options_.on_progress) options_.on_progress(n_done_, n_all_);
     if (n_done_ == n_all_) return result;
-    R1_TRY(const auto base, base_rows());
+    R1_TRY(const auto base, base_rows(result));
     for (const SensitivityItem& item : result.items) {
       if (item.floor) continue;
       R1_TRY(const double floor, measure_floor(result, item, *base));
@@ -101,22 +104,46 @@ class Probe {
     return {};
   }
 
-  // The model's own predictions, once for all measurements.
-  Result<std::unique_ptr<BaseLogits>> base_rows() {
+  // The first layer that changes when the item does.
+  [[nodiscard]] std::uint32_t first_changed(const SensitivityItem& item) const {
+    if (item.first_layer >= 0) return static_cast<std::uint32_t>(item.first_layer);
+    const rt::ModelConfig& config = model_->impl().file->config();
+    const bool is_head = item.tensor_class == quant::TensorClass::head && !config.tie_word_embeddings;
+    return is_head ? config.num_hidden_layers : 0;
+  }
+
+  [[nodiscard]] LayerStates make_states(const Sensitivity& all) const {
+    std::set<std::uint32_t> layers;
+    for (const SensitivityItem& item : all.items) layers.insert(first_changed(item));
+    layers.erase(0);
+    // What memory is left is the page cache of the weights.
+    return {windows_,
+            model_->impl().file->config().hidden_size,
+            {layers.begin(), layers.end()},
+            numa::read_topology().memory_available_bytes / 16};
+  }
+
+  // The model's own predictions, once for all measurements, and what its layers find.
+  Result<std::unique_ptr<BaseLogits>> base_rows(const Sensitivity& all) {
+    states_ = make_states(all);
     const std::string path = logits_path(options_.state_path);
+    std::unique_ptr<BaseLogitsWriter> writer;
     if (!std::filesystem::exists(path)) {
-      R1_TRY(const auto writer, BaseLogitsWriter::create(path, *model_, windows_, run_options_));
-      R1_TRY(const auto rows, ModelRows::create(model_, windows_, run_options_));
-      for (std::uint32_t w = writer->n_windows_done(); w < windows_.n_windows(); ++w) {
-        if (options_.stop != nullptr && *options_.stop) return stopped();
-        for (std::uint32_t first = 0; first < windows_.n_scored(w); first += max_rows) {
-          R1_TRY(const Rows some, rows->rows(w, first, std::min(max_rows, windows_.n_scored(w) - first)));
-          R1_CHECK(writer->append(some));
-        }
-        R1_CHECK(writer->end_window());
-      }
-      R1_CHECK(writer->finish());
+      R1_TRY(writer, BaseLogitsWriter::create(path, *model_, windows_, run_options_));
     }
+    R1_TRY(const auto rows, ModelRows::create(model_, windows_, run_options_));
+    rows->keep_states(states_);
+    std::uint32_t w = states_.empty() ? writer != nullptr ? writer->n_windows_done() : windows_.n_windows() : 0;
+    for (; w < windows_.n_windows(); ++w) {
+      if (options_.stop != nullptr && *options_.stop) return stopped();
+      const bool is_new = writer != nullptr && w >= writer->n_windows_done();
+      for (std::uint32_t first = 0; first < windows_.n_scored(w); first += max_rows) {
+        R1_TRY(const Rows some, rows->rows(w, first, std::min(max_rows, windows_.n_scored(w) - first)));
+        if (is_new) R1_CHECK(writer->append(some));
+      }
+      if (is_new) R1_CHECK(writer->end_window());
+    }
+    if (writer != nullptr) R1_CHECK(writer->finish());
     R1_TRY(auto base, BaseLogits::open(path, run_options_));
     if (base->model_fingerprint() != model_->info().fingerprint ||
         base->windows().fingerprint() != windows_.fingerprint()) {
@@ -159,20 +186,22 @@ class Probe {
       if (parts.bytes() < smallest.bytes()) smallest = std::move(parts);
     }
     R1_TRY(const auto nudged, nudge(*model_, std::move(smallest)));
-    R1_TRY(const KldReport report, compare(nudged, base));
+    R1_TRY(const KldReport report, compare(nudged, first_changed(item), base));
     return std::max(report.mean.value, 0.0);  // of nothing, rounded
   }
 
   Result<rt::Lowered> measure(const SensitivityItem& item, quant::Format format, BaseLogits& base) {
     if (options_.stop != nullptr && *options_.stop) return stopped();  // encoding takes its time
     R1_TRY(const LoweredModel lowered, lower(*model_, item, format, importance_ ? &*importance_ : nullptr, team_));
-    R1_TRY(const KldReport report, compare(lowered.model, base));
+    R1_TRY(const KldReport report, compare(lowered.model, first_changed(item), base));
     return rt::Lowered{format, lowered.error, report.mean.value, report.mean.standard_error};
   }
 
-  Result<KldReport> compare(const std::shared_ptr<const Model>& changed, BaseLogits& base) {
+  Result<KldReport> compare(const std::shared_ptr<const Model>& changed, std::uint32_t first_changed_layer,
+                            BaseLogits& base) {
     if (options_.stop != nullptr && *options_.stop) return stopped();
     R1_TRY(const auto rows, ModelRows::create(changed, windows_, run_options_));
+    rows->start_at(first_changed_layer, states_);
     ScoreOptions score;
     score.run = run_options_;
     score.on_window = [&](std::uint32_t, std::span<const TokenScore>) {
@@ -190,6 +219,7 @@ class Probe {
   RunOptions run_options_;
   std::optional<rt::Importance> importance_;
   numa::ThreadTeam team_;
+  LayerStates states_;
   std::size_t n_done_ = 0, n_all_ = 0;  // measurements
 };
 

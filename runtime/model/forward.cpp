@@ -20,6 +20,26 @@ void record_hidden(const numa::Member& member, const Pass& pass, std::size_t sta
               pass.probe->hidden + pass.probe->at(stage, begin, hidden));
 }
 
+// Copies the residual stream to the cuts at `layer`, or from the one that the pass starts at.
+void keep(const numa::Member& member, const Pass& pass, std::uint32_t layer) {
+  for (const LayerCut& cut : pass.kept_cuts) {
+    if (cut.layer != layer) continue;
+    const std::size_t hidden = pass.config.hidden_size;
+    const auto [begin, end] = member.share(pass.n_tokens());
+    for (std::uint32_t token = begin; token < end; ++token)
+      std::copy_n(pass.scratch.residual.at(token * hidden), hidden, cut.residual + pass.slots[token].row * hidden);
+  }
+}
+
+void restore(const numa::Member& member, Pass& pass) {
+  const std::size_t hidden = pass.config.hidden_size;
+  const auto [begin, end] = member.share(pass.n_tokens());
+  for (std::uint32_t token = begin; token < end; ++token)
+    std::copy_n(pass.start->residual + pass.slots[token].row * hidden, hidden,
+                pass.scratch.residual.at(token * hidden));
+  member.barrier();
+}
+
 std::uint32_t head_index(const ModelConfig& config) {
   return config.num_hidden_layers + config.num_nextn_predict_layers;
 }
@@ -82,10 +102,14 @@ Result<void> run_forward(numa::ThreadTeam& team, Pass& pass) {
   team.run([&](const numa::Member& member) {
     if (pass.profile != nullptr) pass.profile->start(member);
     embed(member, pass, pass.scratch.residual.data());
+    if (pass.start != nullptr) restore(member, pass);
     record_hidden(member, pass, 0);
+    keep(member, pass, 0);
     for (const Layer& layer : pass.weights.layers) {
+      if (pass.start != nullptr && layer.index < pass.start->layer) continue;
       if (!run_layer(member, pass, layer, layer.index)) return;
       record_hidden(member, pass, layer.index + 1);
+      keep(member, pass, layer.index + 1);
     }
     head(member, pass, pass.weights.norm);
   });

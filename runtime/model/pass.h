@@ -45,6 +45,13 @@ struct Probe {
   }
 };
 
+// The residual stream of a sequence where a layer begins. Passes of models that differ only from that layer on may
+// start with it: the layers before it would say the same.
+struct LayerCut {
+  std::uint32_t layer = 0;
+  float* residual = nullptr;  // [cache rows, hidden_size]
+};
+
 struct Pass {
   const ModelConfig& config;
   const Rope& rope;
@@ -54,7 +61,9 @@ struct Pass {
   Scratch& scratch;
 
   std::span<const TokenSlot> slots{};
-  std::uint32_t n_logit_tokens = 0;  // logits of the last so many tokens
+  std::uint32_t n_logit_tokens = 0;       // logits of the last so many tokens
+  std::span<const LayerCut> kept_cuts{};  // written, by ascending layers
+  const LayerCut* start = nullptr;        // read instead of running the layers before it, whose cache rows stay empty
   const Probe* probe = nullptr;
   Profile* profile = nullptr;
   InputObserver* observer = nullptr;

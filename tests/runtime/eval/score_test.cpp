@@ -132,19 +132,19 @@ TEST_CASE("documents are windows of their own") {
 
 TEST_CASE("scores are those of a trace's logits") {
   const auto model = test::open_model("deepseek-v3-fp8");
-  const auto windows = some_windows(300, 150);  // steps of 64 rows and a rest
+  const auto windows = some_windows(2200, 1100);  // more than a batch of tokens and two of rows
   const auto scores = scores_of(model, nullptr, windows, with_threads(2));
-  REQUIRE(scores.size() == 2 * 74);
+  REQUIRE(scores.size() == 2 * 549);
   TraceOptions trace_options;
   trace_options.kv_type = KvCacheType::f16;
-  trace_options.batches = {64, 11, 64, 11};
+  trace_options.batches = {512, 294, 256, 37, 1};
   const auto trace = expect(r1::trace(model, windows.window(1), trace_options));
   double largest_error = 0;
   for (std::uint32_t i = 0; i < windows.n_scored(1); ++i) {
     const std::size_t at = windows.first_scored(1) - 1 + i;
     const std::span row(trace.logits.data() + at * trace.vocab_size, trace.vocab_size);
     const auto facts = eval::row_facts(row, windows.targets(1)[i]);
-    largest_error = std::max(largest_error, std::abs(facts.target_logprob - scores[74 + i].logprob));
+    largest_error = std::max(largest_error, std::abs(facts.target_logprob - scores[549 + i].logprob));
   }
   CHECK(largest_error < 1e-5);
 }

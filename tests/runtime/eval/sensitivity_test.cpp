@@ -11,6 +11,7 @@
 #include "convert/pipeline.h"
 #include "quant/decode.h"
 #include "runtime/eval/imatrix_collector.h"
+#include "runtime/eval/layer_states.h"
 #include "runtime/eval/nudged_model.h"
 #include "runtime/eval/score.h"
 #include "runtime/eval/sensitivity_probe.h"
@@ -134,6 +135,63 @@ TEST_CASE("a measurement is what a conversion with that part lowered diverges") 
               doctest::Approx(kld_of_conversion(name, item, Format::t2, used, windows)).epsilon(1e-3).scale(1e-3));
       }
     }
+  }
+}
+
+TEST_CASE("a run that starts behind the layers it shares with another model has the bits of a whole one") {
+  std::vector<Token> tokens;
+  for (std::uint32_t i = 0; i < 1250; ++i) tokens.push_back(static_cast<Token>((i * 37 + i * i) % 400));
+  // Two windows of two batches, and one of one.
+  const eval::Windows windows = expect(eval::make_windows(tokens, false, {.window_tokens = 600}, "text"));
+  const eval::RunOptions run{.n_threads = 2};
+  const auto score = [&](eval::ModelRows& rows) {
+    std::vector<double> logprobs;
+    eval::ScoreOptions options;
+    options.run = run;
+    for (const auto& s : expect(eval::score_windows(rows, nullptr, windows, options))) logprobs.push_back(s.logprob);
+    return logprobs;
+  };
+  for (const char* name : {"deepseek-v3-fp8", "qwen2"}) {
+    CAPTURE(name);
+    const auto base = test::open_model(name);
+    const rt::ModelConfig& config = base->impl().file->config();
+    const std::uint32_t n_layers = config.num_hidden_layers;
+    std::vector<std::uint32_t> layers;
+    for (std::uint32_t layer = 1; layer <= n_layers; ++layer) layers.push_back(layer);
+    const std::uint64_t bytes = windows.tokens.size() * sizeof(float) * config.hidden_size;
+    const auto kept = [&](std::uint64_t max_bytes, std::vector<double>* scores) {
+      eval::LayerStates states(windows, config.hidden_size, layers, max_bytes);
+      const auto rows = expect(eval::ModelRows::create(base, windows, run));
+      rows->keep_states(states);
+      *scores = score(*rows);
+      return states;
+    };
+    std::vector<double> of_base;
+    eval::LayerStates all = kept(n_layers * bytes, &of_base), some = kept(n_layers * bytes - 1, &of_base),
+                      none = kept(bytes - 1, &of_base);
+    CHECK(all.before(2, 0).layer == 2);
+    CHECK(some.before(2, 0).layer == 1);
+    CHECK(some.before(3, 1).layer == 3);
+    CHECK(none.empty());
+    const int last = static_cast<int>(n_layers) - 1;
+    for (const rt::SensitivityItem& item : {rt::SensitivityItem{TensorClass::o, 1, 1, {}, {}},
+                                            {TensorClass::o, last, last, {}, {}},
+                                            {TensorClass::head, -1, -1, {}, {}}}) {
+      CAPTURE(item.first_layer);
+      const auto lowered = conversion(name, item, Format::t2);
+      const auto whole = score(*expect(eval::ModelRows::create(lowered, windows, run)));
+      CHECK(whole != of_base);
+      for (eval::LayerStates* states : {&all, &some, &none}) {
+        const auto rows = expect(eval::ModelRows::create(lowered, windows, run));
+        rows->start_at(item.first_layer < 0 ? n_layers : static_cast<std::uint32_t>(item.first_layer), *states);
+        CHECK(score(*rows) == whole);
+      }
+    }
+    // Layers before it do not run.
+    const auto rows =
+        expect(eval::ModelRows::create(conversion(name, {TensorClass::o, 0, last, {}, {}}, Format::t2), windows, run));
+    rows->start_at(n_layers, all);
+    CHECK(score(*rows) == of_base);
   }
 }
 
