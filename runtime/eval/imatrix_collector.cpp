@@ -14,6 +14,7 @@
 #include "runtime/base/try.h"
 #include "runtime/engine/session_impl.h"
 #include "runtime/eval/moment_sums.h"
+#include "runtime/eval/rows.h"
 #include "runtime/io/file.h"
 #include "runtime/model/forward.h"
 #include "runtime/model/model_impl.h"
@@ -26,7 +27,8 @@ using rt::ImatrixInput;
 using rt::InputRole;
 using rt::ModelConfig;
 
-constexpr std::uint32_t batch_tokens = 128;
+// Large batches read a model's experts fewer times; second moments are summed over fewer rows, which caches hold.
+constexpr std::uint32_t batch_tokens = max_batch_tokens, moment_rows = 128;
 
 std::uint32_t widest_moments(const Imatrix& imatrix) {
   std::uint32_t k = 0;
@@ -39,7 +41,7 @@ std::uint32_t widest_moments(const Imatrix& imatrix) {
 class SquareSums final : public rt::InputObserver {
  public:
   SquareSums(const ModelConfig& config, Imatrix& imatrix, int n_members)
-      : imatrix_(imatrix), moments_(n_members, widest_moments(imatrix), batch_tokens) {
+      : imatrix_(imatrix), moments_(n_members, widest_moments(imatrix), moment_rows) {
     const std::vector<rt::MatrixInput> inputs = rt::matrix_inputs(config);
     for (std::size_t i = 0; i < inputs.size(); ++i) index_[{inputs[i].role, inputs[i].layer}] = i;
     if (config.is_mla()) latents_.resize(std::size_t{batch_tokens} * config.num_attention_heads * config.kv_lora_rank);
@@ -54,7 +56,8 @@ class SquareSums final : public rt::InputObserver {
       const float* values = x + row * ldx;
       for (std::uint32_t c = begin; c < end; ++c) sum[c] += static_cast<double>(values[c]) * values[c];
     }
-    if (!input.moments.empty()) moments_.add(member, x, ldx, n_rows, input.k, input.moments.sums());
+    for (std::uint32_t row = 0; row < n_rows && !input.moments.empty(); row += moment_rows)
+      moments_.add(member, x + row * ldx, ldx, std::min(moment_rows, n_rows - row), input.k, input.moments.sums());
     if (member.index() == 0) input.tokens[place.index] += n_rows;
   }
 
@@ -223,7 +226,7 @@ Result<Imatrix> collect_imatrix(const std::shared_ptr<const Model>& model, const
   std::uint64_t moments_bytes = options.moments.bytes(model->impl().file->config());
   if (moments_bytes > 0) {
     const int n_members = options.n_threads > 0 ? options.n_threads : topology.n_team_threads;
-    moments_bytes += MomentSums::bytes(n_members, options.moments.max_k, batch_tokens);
+    moments_bytes += MomentSums::bytes(n_members, options.moments.max_k, moment_rows);
   }
   const std::uint64_t available_bytes =
       options.memory_bytes > 0 ? options.memory_bytes : topology.memory_available_bytes;
