@@ -133,10 +133,10 @@ class Probe {
     }
     R1_TRY(const auto rows, ModelRows::create(model_, windows_, run_options_));
     rows->keep_states(states_);
-    std::uint32_t w = states_.empty() ? writer != nullptr ? writer->n_windows_done() : windows_.n_windows() : 0;
-    for (; w < windows_.n_windows(); ++w) {
+    const std::uint32_t n_done = writer != nullptr ? writer->n_windows_done() : windows_.n_windows();
+    for (std::uint32_t w = states_.empty() ? n_done : 0; w < windows_.n_windows(); ++w) {
       if (options_.stop != nullptr && *options_.stop) return stopped();
-      const bool is_new = writer != nullptr && w >= writer->n_windows_done();
+      const bool is_new = w >= n_done;
       for (std::uint32_t first = 0; first < windows_.n_scored(w); first += max_rows) {
         R1_TRY(const Rows some, rows->rows(w, first, std::min(max_rows, windows_.n_scored(w) - first)));
         if (is_new) R1_CHECK(writer->append(some));

@@ -20,7 +20,7 @@ void record_hidden(const numa::Member& member, const Pass& pass, std::size_t sta
               pass.probe->hidden + pass.probe->at(stage, begin, hidden));
 }
 
-// Copies the residual stream to the cuts at `layer`, or from the one that the pass starts at.
+// The residual stream → the cuts at `layer`; below, the cut that the pass starts at → the residual stream.
 void keep(const numa::Member& member, const Pass& pass, std::uint32_t layer) {
   for (const LayerCut& cut : pass.kept_cuts) {
     if (cut.layer != layer) continue;
@@ -104,7 +104,6 @@ Result<void> run_forward(numa::ThreadTeam& team, Pass& pass) {
     embed(member, pass, pass.scratch.residual.data());
     if (pass.start != nullptr) restore(member, pass);
     record_hidden(member, pass, 0);
-    keep(member, pass, 0);
     for (const Layer& layer : pass.weights.layers) {
       if (pass.start != nullptr && layer.index < pass.start->layer) continue;
       if (!run_layer(member, pass, layer, layer.index)) return;
