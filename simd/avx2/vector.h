@@ -82,11 +82,14 @@ struct Vector256 : Dot {
     return _mm256_blendv_epi8(lower, upper, _mm256_set1_epi16(static_cast<short>(0xff00)));
   }
 
-  // Sums of even and of odd rows, two dwords a row → one dword a row, in order.
+  // Sums of even and of odd rows, two dwords a row → one dword a row, in the order 0 2 1 3, 4 6 5 7.
   static Bytes merge(Bytes even, Bytes odd) {
-    return _mm256_blend_epi32(_mm256_add_epi32(even, _mm256_srli_epi64(even, 32)),
-                              _mm256_add_epi32(odd, _mm256_slli_epi64(odd, 32)), 0xaa);
+    const __m256 e = _mm256_castsi256_ps(even), o = _mm256_castsi256_ps(odd);
+    return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(e, o, 0x88)),
+                            _mm256_castps_si256(_mm256_shuffle_ps(e, o, 0xdd)));
   }
+  // From that order to the rows' own.
+  static Floats in_order(Floats merged) { return _mm256_permute_ps(merged, 0xd8); }
 
   // Two dwords a row, even and odd rows apart → the first, or the second, dwords of all rows.
   static Bytes first_dwords(Bytes even, Bytes odd) {
@@ -110,6 +113,13 @@ struct Vector256 : Dot {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, 19), _mm256_set1_epi32(119 << 23)));
   }
 
+  static Floats merged_s8_scales(const std::uint8_t* p) {
+    const __m256i order = _mm256_setr_epi8(0, -1, -1, -1, 2, -1, -1, -1, 1, -1, -1, -1, 3, -1, -1, -1,  //
+                                           4, -1, -1, -1, 6, -1, -1, -1, 5, -1, -1, -1, 7, -1, -1, -1);
+    const __m256i bytes = _mm256_shuffle_epi8(broadcast8(reinterpret_cast<const std::int8_t*>(p)), order);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, 19), _mm256_set1_epi32(119 << 23)));
+  }
+
   // The scales of rows 8·part … 8·part + 7 are nibbles 4·part … of two words; the table of 16 floats is two registers.
   struct S4Table {
     Floats low, high;
@@ -117,12 +127,19 @@ struct Vector256 : Dot {
     explicit S4Table(const float* table) : low(_mm256_loadu_ps(table)), high(_mm256_loadu_ps(table + 8)) {}
 
     [[nodiscard]] Floats scales(const std::uint8_t* p, int part) const {
-      std::int64_t words = 0;
-      std::memcpy(&words, p, sizeof words);
-      const __m256i shift =
-          part == 0 ? _mm256_set_epi32(12, 12, 8, 8, 4, 4, 0, 0) : _mm256_set_epi32(28, 28, 24, 24, 20, 20, 16, 16);
-      // vpermps reads the low three bits alone; the fourth chooses between the registers.
-      const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi64x(words), shift);
+      return at(words(p), part == 0 ? _mm256_set_epi32(12, 12, 8, 8, 4, 4, 0, 0)
+                                    : _mm256_set_epi32(28, 28, 24, 24, 20, 20, 16, 16));
+    }
+    [[nodiscard]] Floats merged_scales(const std::uint8_t* p, int part) const {
+      return at(_mm256_shuffle_epi32(words(p), 0x50), part == 0 ? _mm256_set_epi32(12, 8, 12, 8, 4, 0, 4, 0)
+                                                                : _mm256_set_epi32(28, 24, 28, 24, 20, 16, 20, 16));
+    }
+
+   private:
+    static Bytes words(const std::uint8_t* p) { return broadcast8(reinterpret_cast<const std::int8_t*>(p)); }
+    // vpermps reads the low three bits alone; the fourth chooses between the registers.
+    [[nodiscard]] Floats at(Bytes words, Bytes shift) const {
+      const __m256i index = _mm256_srlv_epi32(words, shift);
       const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
       return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), bit3);
     }

@@ -13,6 +13,7 @@ namespace {
 
 struct VnniDot {
   static constexpr int tile_tokens = 6;  // twelve sums, two weights, one activation: 15 of 16 registers
+  static constexpr int products_behind = 0;
   static __m256i dot(__m256i acc, __m256i weights, __m256i activation) {
     return _mm256_dpbusd_epi32(acc, weights, activation);
   }

@@ -22,6 +22,7 @@ struct Vector512 {
   static constexpr int prefetch_bytes = 2048;
   // Of a batch's tile: twelve sums of integers and twelve of floats, of 32 registers.
   static constexpr int tile_panels = 2, tile_tokens = 6;
+  static constexpr int products_behind = 0;
 
   static Bytes load(const void* p) { return _mm512_loadu_si512(p); }
   static Bytes broadcast4(std::int32_t x) { return _mm512_set1_epi32(x); }
@@ -92,6 +93,7 @@ struct Vector512 {
     const __m512i sum = _mm512_add_epi32(even, _mm512_srli_epi64(even, 32));
     return _mm512_mask_add_epi32(sum, 0xaaaa, odd, _mm512_slli_epi64(odd, 32));
   }
+  static Floats in_order(Floats merged) { return merged; }
 
   // Two dwords a row, even and odd rows apart → the first, or the second, dwords of all rows.
   static Bytes first_dwords(Bytes even, Bytes odd) {
@@ -111,10 +113,12 @@ struct Vector512 {
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 
   static Floats s8_scales(const std::uint8_t* p) { return s8_scales_512(p); }
+  static Floats merged_s8_scales(const std::uint8_t* p) { return s8_scales_512(p); }
   struct S4Table {
     Floats table;
     explicit S4Table(const float* p) : table(_mm512_loadu_ps(p)) {}
     [[nodiscard]] Floats scales(const std::uint8_t* p, int) const { return s4_scales_512(p, table); }
+    [[nodiscard]] Floats merged_scales(const std::uint8_t* p, int part) const { return scales(p, part); }
   };
 };
 
