@@ -179,7 +179,7 @@ struct Product {
           q[t] = swapped_q[t];
         }
       }
-      Bytes strings, weights[n_registers];
+      Bytes strings{}, weights[n_registers];
       Bytes sums[V::parts][2][NT];  // even and odd rows; two dwords a row, each starting at half of −64 Σq
 #pragma GCC unroll 32
       for (int i = 0; i < n_registers + V::products_behind; ++i) {
