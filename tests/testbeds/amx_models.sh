@@ -1,11 +1,11 @@
 #!/bin/bash
 # amx_models.sh SAME_TEXT R1_QUANTIZE WORK_DIR MODELS_DIR NANO_DIR [AMX_OPTION…]: golden models and r1-nano, quantized
-# here, speak with AMX and without: on this machine where it has AMX, which takes a second, else on an emulated one.
+# here, speak with AMX and without: on this machine where it may use AMX, which takes a second, else on an emulated one.
 set -euo pipefail
 same_text=$1 quantize=$2 work=$3 models=$4 nano=$5
 shift 5
 here=$(cd "$(dirname "$0")" && pwd)
-if grep -qw amx_int8 /proc/cpuinfo; then on_amx=(); else
+if "$same_text" --has-amx; then on_amx=(); else
   "$here/amx.sh" --check
   on_amx=("$here/amx.sh" "$@")
 fi

@@ -3,6 +3,7 @@
 // together than roundings to eight bits, the logits behind the prompt are compared instead; and a trained one is asked
 // what it was trained for, since it is as undecided everywhere else (r1-nano at r2.7: 436 of its 450 problems have the
 // same text, and as many right answers). Exit status 1 and a line on what differs otherwise.
+// same_text --has-amx: whether processor and kernel let this machine use it.
 #include <fmt/format.h>
 #include <r1/model.h>
 #include <r1/session.h>
@@ -14,7 +15,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "simd/kernels.h"
 
 using namespace r1;
 
@@ -137,6 +141,9 @@ void compare(const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--has-amx") {
+    return simd::kernels_for(simd::Isa::amx) != nullptr ? 0 : 1;
+  }
   for (int i = 1; i < argc; ++i) compare(argv[i]);
   if (failures == 0) fmt::print("the same with AMX as without: {} models\n", argc - 1);
   return failures == 0 && argc > 1 ? 0 : 1;
