@@ -198,7 +198,7 @@ class Quality:
         head("recipe", "greedy", "pass@1 of 16", "cons@16")
         for r in ("exact", "w8", "r4.5", "r3.5", "r2.7", "r2.2"):
             cells = []
-            for name, options in (("greedy", ("--temperature", 0)), ("attempts", ("--samples", 16))):
+            for name, options in (("greedy", ("--temperature", 0, "--together", 32)), ("attempts", ("--samples", 16, "--together", 32))):
                 result = subject.folder / f"{r}.{name}.json"
                 if not result.exists():
                     model = subject.folder / r
