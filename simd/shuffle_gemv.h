@@ -181,6 +181,8 @@ struct Product {
       }
       Bytes strings{}, weights[n_registers];
       Bytes sums[V::parts][2][NT];  // even and odd rows; two dwords a row, each starting at half of −64 Σq
+      // A register is looked up while products of an earlier one run: a processor that executes out of order sees too
+      // few registers ahead to find that by itself.
 #pragma GCC unroll 32
       for (int i = 0; i < n_registers + V::products_behind; ++i) {
         if (i < n_registers) {

@@ -12,7 +12,7 @@ namespace {
 // Unsigned × signed bytes by vpmaddubsw. Codebook bytes are at most 127, so a pair's sum stays below 2^15.
 struct MaddDot {
   static constexpr int tile_tokens = 4;  // eight sums, two weights, and what a product passes through: 16 registers
-  // Zen 3, 10^9 weights/s, products behind by 0, 1, 2, 3 registers: t2 18.9, 19.4, 20.4, 20.5;
+  // Registers between a lookup and its products. Zen 3, 10^9 weights/s with 0, 1, 2, 3: t2 18.9, 19.4, 20.4, 20.5;
   // t3 13.9, 13.8, 14.7, 14.3; t5 13.2, 12.8, 13.7, 13.5.
   static constexpr int products_behind = 2;
   // The addition is written out: GCC 12 puts off additions of integers until their terms no longer fit the registers.
