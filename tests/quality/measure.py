@@ -30,7 +30,7 @@ CLASSES = {  # of all layers' matrices
     "real": ["q", "k", "v", "o", "dense_gate_up", "dense_down"],
     "smol": ["dense_gate_up", "dense_down"],
 }
-FORMATS = ["t2", "t2_5", "t3", "t3_5", "t4", "t4h", "t5"]
+FORMATS = ("t2", "t2_5", "t3", "t3_5", "t4", "t4h", "t5")
 HEADER_BYTES = 32  # of a state file (runtime/eval/journal.h), then per window its scores and a checksum
 SCORE = struct.Struct("<4d")  # log probability, the base's, KLD, same top
 
@@ -71,6 +71,12 @@ class Subject:
         out = self.folder / "imatrix"
         if not out.exists():
             run(self.bin / "r1-quantize", "imatrix", self.base, out, *text)
+        return out
+
+    def sensitivity(self, *how):
+        out = self.folder / "sensitivity.json"
+        if not out.exists():
+            run(self.bin / "r1-quantize", "sensitivity", self.base, out, *how)
         return out
 
     def recipe(self, fmt, base):
@@ -136,14 +142,23 @@ def texts(work, script, *arguments, name):
     return folder
 
 
-def recipes(subject, names, imatrix, n_windows, pairs):
-    print(f"\n{subject.name}: recipes")
-    head("recipe", "bits per weight", "KLD", "99 %", "same top, %", "ratio", "KLD with imatrix", *(["difference"] if pairs else []))
-    for r in names:
-        plain = subject.measure(r, "--recipe", r, windows=n_windows)
-        weighed = subject.measure(f"{r}-imatrix", "--recipe", r, "--imatrix", imatrix, windows=n_windows)
-        row(r, f"{subject.plan('--recipe', r)['bits_per_weight']:.2f}", kld_of(plain), *rest_of(plain), kld_of(weighed),
-            *([subject.pairs(f"{r}-imatrix", r)] if pairs else []))
+def mixes(subject, kind, how, imatrix, n_windows, pairs):
+    """A table of conversions, how: name → what goes to --recipe."""
+    print(f"\n{subject.name}: {kind}s")
+    head(kind, "bits per weight", "KLD", "99 %", "same top, %", "ratio", "KLD with imatrix", *(["difference"] if pairs else []))
+    for name, recipe in how.items():
+        plain = subject.measure(name, "--recipe", recipe, windows=n_windows)
+        weighed = subject.measure(f"{name}-imatrix", "--recipe", recipe, "--imatrix", imatrix, windows=n_windows)
+        row(name, f"{subject.plan('--recipe', recipe)['bits_per_weight']:.2f}", kld_of(plain), *rest_of(plain), kld_of(weighed),
+            *([subject.pairs(f"{name}-imatrix", name)] if pairs else []))
+
+
+def recipes(subject, names, *rest, **options):
+    mixes(subject, "recipe", {name: name for name in names}, *rest, **options)
+
+
+def one_format(subject, base, formats, *rest, **options):
+    mixes(subject, "format", {f: subject.recipe(f, base) for f in formats}, *rest, **options)
 
 
 def fits(subject, sensitivity, conversion, hand_made, n_windows, pairs):
@@ -154,17 +169,6 @@ def fits(subject, sensitivity, conversion, hand_made, n_windows, pairs):
         fitted = subject.measure(f"{r}-fit", "--fit", size, "--sensitivity", sensitivity, *conversion, windows=n_windows)
         made = subject.measure(hand_made(r), "--recipe", r, *conversion, windows=n_windows)
         row(r, f"{size / 1e6:.2f}", kld_of(made), kld_of(fitted), *([subject.pairs(f"{r}-fit", hand_made(r))] if pairs else []))
-
-
-def one_format(subject, base, imatrix, n_windows, pairs, formats):
-    print(f"\n{subject.name}: one format")
-    head("format", "bits per weight", "KLD", "99 %", "same top, %", "ratio", "KLD with imatrix", *(["difference"] if pairs else []))
-    for f in formats:
-        recipe = subject.recipe(f, base)
-        plain = subject.measure(f, "--recipe", recipe, windows=n_windows)
-        weighed = subject.measure(f"{f}-imatrix", "--recipe", recipe, "--imatrix", imatrix, windows=n_windows)
-        row(f, f"{subject.plan('--recipe', recipe)['bits_per_weight']:.2f}", kld_of(plain), *rest_of(plain), kld_of(weighed),
-            *([subject.pairs(f"{f}-imatrix", f)] if pairs else []))
 
 
 class Quality:
@@ -187,9 +191,7 @@ class Quality:
         subject, calibration = self.nano_subject()
         imatrix = subject.imatrix("--text", calibration, "--documents")
         recipes(subject, ("w8", "r4.5", "r3.5", "r2.7", "r2.2", "r2.2s"), imatrix, 0, pairs=False)
-        sensitivity = subject.folder / "sensitivity.json"
-        run(self.bin / "r1-quantize", "sensitivity", subject.base, sensitivity, "--text", calibration, "--documents",
-            "--windows", 100, "--formats", "t2,t4")
+        sensitivity = subject.sensitivity("--text", calibration, "--documents", "--windows", 100, "--formats", "t2,t4")
         fits(subject, sensitivity, (), lambda r: r, 0, pairs=False)
 
     def attempts(self):
@@ -213,10 +215,9 @@ class Quality:
     def real(self):
         subject, imatrix, folder = self.real_subject()
         recipes(subject, ("r2.2", "r2.7", "r3.5", "r4.5"), imatrix, 16, pairs=True)
-        sensitivity = subject.folder / "sensitivity.json"
-        run(self.bin / "r1-quantize", "sensitivity", subject.base, sensitivity, "--text", folder / "sensitivity.txt", "--windows", 6,
-            "--formats", "t2,t2_5,t3,t4", "--layers-per-group", 7, "--imatrix", imatrix)
         how = ("--imatrix", imatrix)
+        sensitivity = subject.sensitivity("--text", folder / "sensitivity.txt", "--windows", 6, "--formats", "t2,t2_5,t3,t4",
+                                          "--layers-per-group", 7, *how)
         fits(subject, sensitivity, how, lambda r: f"{r}-imatrix", 16, pairs=True)
         size = subject.plan("--recipe", "r2.7")["file_bytes"]
         made = subject.measure("r2.7-imatrix-32", "--recipe", "r2.7", *how)
@@ -234,14 +235,15 @@ class Quality:
         ascii_text.write_text("\n\n".join(p for p in paragraphs if p.isascii()))
         subject.base_logits("--text", ascii_text, "--windows", 31)
         imatrix = subject.imatrix("--text", folder / "calibration.txt", "--moments")
-        one_format(subject, "exact", imatrix, 0, pairs=True, formats=("t2", "t2_5", "t3"))
+        one_format(subject, "exact", ("t2", "t2_5", "t3"), imatrix, 0, pairs=True)
 
     def formats(self):
         subject, calibration = self.nano_subject()
-        one_format(subject, "w8", subject.imatrix("--text", calibration, "--documents"), 0, pairs=False, formats=[*FORMATS, "nl6"])
+        imatrix = subject.imatrix("--text", calibration, "--documents")
+        one_format(subject, "w8", (*FORMATS, "nl6"), imatrix, 0, pairs=False)
         if self.checkpoint is not None:
             subject, imatrix, _ = self.real_subject()
-            one_format(subject, "w8", imatrix, 8, pairs=True, formats=FORMATS)
+            one_format(subject, "w8", FORMATS, imatrix, 8, pairs=True)
 
 
 def main():
