@@ -10,6 +10,10 @@
 // store_weights<i>, of each weights_at_once registers, which may hold some until it has them all; largest_weight. Or,
 // instead of the first two lines, tile_k and dots: products by tile registers, of so many elements of each row at a
 // time.
+//
+// D may give dot_queries, how many of a tile's queries share the registers. Units that multiply nothing but words may
+// give most_query_bytes and widen: queries of bytes then come to D::query in words, widened once for all keys of a
+// page, and D stores weights likewise.
 #pragma once
 
 #include <algorithm>
@@ -75,9 +79,21 @@ template <int NQ, int NR, class Body>
   prefill_unrolled<NQ * NR>([&]<int I>() R1_INLINE { body.template operator()<I / NR, I % NR>(); });
 }
 
+template <class D>
+concept PrefillWidens = requires {
+  D::most_query_bytes;
+};
+
+// Of a group of a query or of weights, as D takes them.
+template <class D>
+constexpr std::size_t prefill_group_bytes = PrefillWidens<D> ? 8 : 4;
+template <class D>
+constexpr std::size_t prefill_weight_bytes = D::element_bytes* prefill_group_bytes<D> / 4;
+
 // The two products: queries by keys, weights by values. A column is sixteen rows or sixteen elements.
 template <class D>
 struct PrefillScores {
+  static constexpr std::size_t group_bytes = prefill_group_bytes<D>;
   using Column = typename D::Keys;
   static Column load(const std::byte* p) { return D::load_keys(p); }
   static auto one(const std::byte* p) { return D::query(p); }
@@ -88,6 +104,7 @@ struct PrefillScores {
 };
 template <class D>
 struct PrefillMeans {
+  static constexpr std::size_t group_bytes = prefill_group_bytes<D>;
   using Column = typename D::Values;
   static Column load(const std::byte* p) { return D::load_values(p); }
   static auto one(const std::byte* p) { return D::weight(p); }
@@ -111,6 +128,15 @@ constexpr std::uint32_t prefill_column_step() {
   return prefill_lanes;
 }
 
+// The next ones of a tile's queries find its columns in the first-level cache.
+template <class D, int NQ>
+constexpr int prefill_dot_queries() {
+  if constexpr (requires { D::dot_queries; }) {
+    if (NQ % D::dot_queries == 0) return D::dot_queries;
+  }
+  return NQ;
+}
+
 // sums[q, r] = start[q · next_start] + row q · column r. A function of its own: where it was inlined, GCC 12 spilled
 // sums around and even in the loop.
 //   sums [NQ, NR · 16]
@@ -120,7 +146,7 @@ template <class V, class Product, int NQ, int NR>
                                     std::uint32_t n_groups, std::int32_t* sums) {
   typename V::Sum sum[NQ][NR];
   prefill_unrolled<NQ, NR>([&]<int q, int r>() R1_INLINE { sum[q][r] = V::set_sum(start[q * next_start]); });
-  for (; n_groups > 0; --n_groups, columns += 64, rows += 4) {
+  for (; n_groups > 0; --n_groups, columns += 64, rows += Product::group_bytes) {
     typename Product::Column column[NR];
     prefill_unrolled<NR>([&]<int r>() R1_INLINE { column[r] = Product::load(columns + r * next_column); });
     prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
@@ -143,9 +169,13 @@ template <class V, class D, PrefillProduct Product, int NQ, int NR>
   } else {
     constexpr std::int32_t zero = 0;
     constexpr bool is_scores = Product == PrefillProduct::scores;
-    prefill_dots<V, std::conditional_t<is_scores, PrefillScores<D>, PrefillMeans<D>>, NQ, NR>(
-        rows, row_bytes, start != nullptr ? start : &zero, start != nullptr ? 2 : 0, columns, next_column, n_groups,
-        sums);
+    constexpr int at_once = prefill_dot_queries<D, NQ>();
+    const std::size_t next_start = start != nullptr ? 2 : 0;
+    if (start == nullptr) start = &zero;
+    for (int q = 0; q < NQ; q += at_once, rows += at_once * row_bytes, start += at_once * next_start) {
+      prefill_dots<V, std::conditional_t<is_scores, PrefillScores<D>, PrefillMeans<D>>, at_once, NR>(
+          rows, row_bytes, start, next_start, columns, next_column, n_groups, sums + q * NR * prefill_lanes);
+    }
   }
 }
 
@@ -189,7 +219,7 @@ void prefill_scores(const PrefillShape& shape, const PrefillQueries& queries, co
         query, queries.row_bytes, queries.start != nullptr ? queries.start + part : nullptr,
         keys.codes[part] + row / prefill_block_rows * keys.block_bytes[part], keys.block_bytes[part],
         shape.groups(part), sums[part]);
-    query += std::size_t{shape.groups(part)} * 4;
+    query += shape.groups(part) * prefill_group_bytes<D>;
   }
   const bool whole = n_visible[0] >= row + NR * prefill_lanes;
   const auto scale = shape.parts() == 2 ? whole ? prefill_scale<V, NQ, NR, 2, true> : prefill_scale<V, NQ, NR, 2, false>
@@ -204,7 +234,7 @@ void prefill_values(const PrefillShape& shape, const std::byte* weights, std::ui
                     const std::byte* values, std::uint32_t first, const float* keep, const float* step, float* out,
                     std::size_t ldo) {
   alignas(64) std::int32_t sums[NQ * NR * prefill_lanes];
-  prefill_multiply<V, D, PrefillProduct::means, NQ, NR>(weights, prefill_page_rows * D::element_bytes, nullptr,
+  prefill_multiply<V, D, PrefillProduct::means, NQ, NR>(weights, prefill_page_rows * prefill_weight_bytes<D>, nullptr,
                                                         values + first / prefill_lanes * shape.value_strip_bytes(),
                                                         shape.value_strip_bytes(), n_groups, sums);
   out += first;
@@ -298,13 +328,27 @@ template <class V, class D, int NQ, bool Whole>
       const std::uint32_t column = j + part * prefill_lanes;
       const auto scale = V::load(scales + column);
       prefill_unrolled<NQ>([&]<int q>() R1_INLINE {
-        D::template store_weights<part>(weights + q * std::size_t{prefill_page_rows} * D::element_bytes, column,
+        D::template store_weights<part>(weights + q * prefill_page_rows * prefill_weight_bytes<D>, column,
                                         weigh.template operator()<q>(column, scale), held[q]);
       });
     });
   }
   prefill_unrolled<NQ>([&]<int q>() R1_INLINE { sum[q] = V::sum_of(total[q]); });
 }
+
+// Queries as D takes them.
+template <class D, int NQ>
+struct PrefillWidened {
+  alignas(64) std::byte codes[NQ * 2 * D::most_query_bytes];
+
+  PrefillQueries operator()(const PrefillShape& shape, PrefillQueries queries) {
+    for (std::size_t q = 0; q < NQ; ++q)
+      D::widen(queries.codes + q * queries.row_bytes, shape.query_bytes(), codes + q * 2 * D::most_query_bytes);
+    queries.codes = codes;
+    queries.row_bytes = 2 * D::most_query_bytes;
+    return queries;
+  }
+};
 
 template <class V, class D, int NQ>
 void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, const std::uint32_t* n_visible,
@@ -313,7 +357,7 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   constexpr std::uint32_t column_step = prefill_column_step<D>();
   constexpr int state_lanes = (NQ + 15) / 16 * 16;
   alignas(64) float scores[NQ * prefill_page_rows], most[NQ * prefill_lanes], codes_per_row[prefill_page_rows];
-  alignas(64) std::byte weights[NQ * prefill_page_rows * D::element_bytes];
+  alignas(64) std::byte weights[NQ * prefill_page_rows * prefill_weight_bytes<D>];
   alignas(64) float max[state_lanes], sum[state_lanes], step[state_lanes], keep[state_lanes];
   float codes_per_unit[NQ];
   const std::uint32_t columns = (n_visible[NQ - 1] + column_step - 1) / column_step * column_step;
@@ -350,7 +394,7 @@ void prefill_queries(const PrefillShape& shape, const PrefillQueries& queries, c
   for (int q = 0; q < NQ; q += at_once) {
     softmax(scores + static_cast<std::size_t>(q) * prefill_page_rows, n_visible + q, columns, scales, max + q,
             codes_per_unit + q, step + q, sum + q,
-            weights + static_cast<std::size_t>(q) * prefill_page_rows * D::element_bytes);
+            weights + static_cast<std::size_t>(q) * prefill_page_rows * prefill_weight_bytes<D>);
   }
 
   // This page's softmax and the one before become one.
@@ -409,7 +453,12 @@ std::uint32_t prefill_page_of(const PrefillShape& shape, const PrefillQueries& q
       const PrefillQueries some{queries.codes + at * queries.row_bytes, queries.row_bytes,
                                 queries.scale + 2 * std::size_t{at}, queries.start + 2 * std::size_t{at}};
       const PrefillState part{state.max + at, state.sum + at, state.out + at * state.ldo, state.ldo};
-      prefill_queries<V, By, NQ>(shape, some, n_visible, keys, values, part);
+      if constexpr (PrefillWidens<By>) {
+        PrefillWidened<By, NQ> widened;
+        prefill_queries<V, By, NQ>(shape, widened(shape, some), n_visible, keys, values, part);
+      } else {
+        prefill_queries<V, By, NQ>(shape, some, n_visible, keys, values, part);
+      }
     }
   };
   if constexpr (PrefillByTiles<D>) {

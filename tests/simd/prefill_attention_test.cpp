@@ -131,6 +131,7 @@ const Problem problems[] = {
     {{PrefillKind::i8, {48, 32}, 40}, 1, 1, 1},      {{PrefillKind::i16, {48, 32}, 40}, 257, 2, 1},
     {{PrefillKind::i8, {128, 64}, 128}, 300, 95, 1}, {{PrefillKind::i8, {64, 64}, 40}, 280, 56, 4},
     {{PrefillKind::i16, {128, 0}, 128}, 300, 49, 7}, {{PrefillKind::i16, {64, 64}, 48}, 280, 95, 1},
+    {{PrefillKind::i8, {1040, 64}, 40}, 20, 19, 1},
 };
 
 }  // namespace
@@ -186,8 +187,7 @@ TEST_CASE("prefill attention: NaN and infinity are noticed, extremes are not") {
     for (const float x : extreme.run(kernels, 4)) CHECK(x == 0);
   };
   for (const Kernels* kernels : attention_tables()) {
-    if (kernels != attention_tables().front() && kernels != choose_kernels("", nullptr) &&
-        !kernels->prefill_tiles)
+    if (kernels != attention_tables().front() && kernels != choose_kernels("", nullptr) && !kernels->prefill_tiles)
       continue;  // the emulator is slow
     check(*kernels, PrefillKind::i8);
     check(*kernels, PrefillKind::i16);
