@@ -1,6 +1,7 @@
 #include "runtime/eval/journal.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -13,9 +14,8 @@ namespace {
 
 struct JournalHeader {
   char magic[8] = {'r', '1', 's', 'c', 'o', 'r', 'e', '1'};  // the last character is the version
-  std::uint64_t key = 0;
-  std::uint64_t reserved = 0;
-  std::uint64_t key_xxh3 = 0;  // of the 24 bytes before
+  std::uint64_t run_key = 0, tokens_key = 0;
+  std::uint64_t keys_xxh3 = 0;  // of the 24 bytes before
 };
 static_assert(sizeof(JournalHeader) == 32);
 
@@ -24,7 +24,40 @@ struct RecordScore {
 };
 
 std::uint64_t header_checksum(const JournalHeader& header) {
-  return rt::xxh3_64({reinterpret_cast<const std::byte*>(&header), offsetof(JournalHeader, key_xxh3)});
+  return rt::xxh3_64({reinterpret_cast<const std::byte*>(&header), offsetof(JournalHeader, keys_xxh3)});
+}
+
+Error no_state_file(const std::string& path) {
+  return {ErrorCode::invalid_argument, "is no state file of r1-eval: give another file", path};
+}
+
+Result<JournalHeader> read_header(const rt::MappedFile& file, const std::string& path) {
+  JournalHeader header;
+  const JournalHeader ours;
+  if (file.size() < sizeof header) return no_state_file(path);
+  std::memcpy(&header, file.bytes().data(), sizeof header);
+  if (std::memcmp(header.magic, ours.magic, sizeof ours.magic) != 0 || header.keys_xxh3 != header_checksum(header)) {
+    return no_state_file(path);
+  }
+  return header;
+}
+
+// Scores of the windows that are complete → where they end.
+std::size_t read_windows(const rt::MappedFile& file, const Windows& windows, std::vector<TokenScore>& scores) {
+  std::size_t at = sizeof(JournalHeader);
+  std::vector<RecordScore> record;
+  for (std::uint32_t window = 0; window < windows.n_windows(); ++window) {
+    record.resize(windows.n_scored(window));
+    const std::size_t record_bytes = record.size() * sizeof(RecordScore);
+    std::uint64_t checksum = 0;
+    if (file.size() - at < record_bytes + sizeof checksum) break;
+    std::memcpy(record.data(), file.bytes().data() + at, record_bytes);
+    std::memcpy(&checksum, file.bytes().data() + at + record_bytes, sizeof checksum);
+    if (checksum != rt::xxh3_64(std::as_bytes(std::span(record)))) break;  // this window is done again
+    for (const RecordScore& r : record) scores.push_back({r.logprob, r.base_logprob, r.kld, r.same_top != 0});
+    at += record_bytes + sizeof checksum;
+  }
+  return at;
 }
 
 }  // namespace
@@ -37,48 +70,52 @@ std::uint64_t key_of_text(std::string_view text) {
   return rt::xxh3_64(std::as_bytes(std::span(text)));
 }
 
-Result<Journal> Journal::open(const std::string& path, std::uint64_t key, const Windows& windows) {
+Result<std::vector<TokenScore>> read_scores(const std::string& path, std::uint64_t tokens_key, const Windows& windows) {
+  R1_TRY(const auto file, rt::MappedFile::open(path));
+  R1_TRY(const JournalHeader header, read_header(*file, path));
+  if (header.tokens_key != tokens_key) {
+    return Error{ErrorCode::invalid_argument,
+                 "holds scores of another text or base: only runs over the same windows, against the same base, can be "
+                 "compared",
+                 path};
+  }
+  std::vector<TokenScore> scores;
+  (void)read_windows(*file, windows, scores);
+  if (scores.size() < windows.n_scored_tokens()) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("holds {} of {} scores: let that run come to its end first", scores.size(),
+                             windows.n_scored_tokens()),
+                 path};
+  }
+  return scores;
+}
+
+Result<Journal> Journal::open(const std::string& path, const JournalKey& key, const Windows& windows) {
   R1_TRY(rt::Descriptor file, rt::Descriptor::open(path, O_RDWR | O_CREAT, 0644));
   R1_TRY(const auto old, rt::MappedFile::open(path));
   Journal journal(path, std::move(file));
   JournalHeader header;
-  header.key = key;
-  header.key_xxh3 = header_checksum(header);
+  header.run_key = key.run;
+  header.tokens_key = key.tokens;
+  header.keys_xxh3 = header_checksum(header);
   if (old->size() < sizeof header) {
     // Nothing, or the beginning of a header that was being written; anything else is somebody's file.
-    if (old->size() > 0 && std::memcmp(old->bytes().data(), &header, old->size()) != 0) {
-      return Error{ErrorCode::invalid_argument, "is no state file: give another --state", path};
-    }
+    if (old->size() > 0 && std::memcmp(old->bytes().data(), &header, old->size()) != 0) return no_state_file(path);
     R1_CHECK(rt::write_all(journal.file_.get(), path, std::as_bytes(std::span(&header, 1)), 0));
     journal.n_bytes_ = sizeof header;
     return journal;
   }
-  JournalHeader found;
-  std::memcpy(&found, old->bytes().data(), sizeof found);
-  if (std::memcmp(found.magic, header.magic, sizeof header.magic) != 0 || found.key_xxh3 != header_checksum(found)) {
-    return Error{ErrorCode::invalid_argument, "is no state file: give another --state", path};
-  }
-  if (found.key != key) {
+  R1_TRY(const JournalHeader found, read_header(*old, path));
+  if (found.run_key != key.run || found.tokens_key != key.tokens) {
     return Error{ErrorCode::invalid_argument,
                  "holds the state of another run (model, base, text or settings differ): delete it, or give another "
                  "--state",
                  path};
   }
-  std::size_t at = sizeof header;
-  std::vector<RecordScore> record;
-  for (std::uint32_t window = 0; window < windows.n_windows(); ++window) {
-    record.resize(windows.n_scored(window));
-    const std::size_t record_bytes = record.size() * sizeof(RecordScore);
-    std::uint64_t checksum = 0;
-    if (old->size() - at < record_bytes + sizeof checksum) break;
-    std::memcpy(record.data(), old->bytes().data() + at, record_bytes);
-    std::memcpy(&checksum, old->bytes().data() + at + record_bytes, sizeof checksum);
-    if (checksum != rt::xxh3_64(std::as_bytes(std::span(record)))) break;  // this window is done again
-    for (const RecordScore& r : record) journal.scores_.push_back({r.logprob, r.base_logprob, r.kld, r.same_top != 0});
-    at += record_bytes + sizeof checksum;
+  journal.n_bytes_ = read_windows(*old, windows, journal.scores_);
+  if (::ftruncate(journal.file_.get(), static_cast<off_t>(journal.n_bytes_)) != 0) {
+    return rt::os_error(path, "shorten");
   }
-  journal.n_bytes_ = at;
-  if (::ftruncate(journal.file_.get(), static_cast<off_t>(at)) != 0) return rt::os_error(path, "shorten");
   return journal;
 }
 

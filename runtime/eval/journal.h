@@ -22,11 +22,20 @@ namespace r1::eval {
 
 [[nodiscard]] std::uint64_t key_of_text(std::string_view text);
 
+struct JournalKey {
+  std::uint64_t run = 0;     // stands for all that decides a score
+  std::uint64_t tokens = 0;  // for the part of it that models may share: the text, its windows and the base
+};
+
+// The scores of another run in its file, of all windows. An error where they are of other tokens or another base, or
+// not complete.
+[[nodiscard]] Result<std::vector<TokenScore>> read_scores(const std::string& path, std::uint64_t tokens_key,
+                                                          const Windows& windows);
+
 class Journal {
  public:
-  // Makes the file or takes up the one there. `key` stands for all that decides a score: a file of another key is an
-  // error.
-  static Result<Journal> open(const std::string& path, std::uint64_t key, const Windows& windows);
+  // Makes the file or takes up the one there; a file of another run is an error.
+  static Result<Journal> open(const std::string& path, const JournalKey& key, const Windows& windows);
 
   // Of the windows found, in order.
   [[nodiscard]] const std::vector<TokenScore>& scores() const { return scores_; }

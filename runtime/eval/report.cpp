@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <numeric>
 
 namespace r1::eval {
 namespace {
@@ -88,6 +89,30 @@ KldReport kld_report(std::span<const TokenScore> scores) {
                           2 * a * b * covariance_of_means(nll, base_nll);
   report.perplexity_delta = {a - b, std::sqrt(std::max(variance, 0.0))};
   return report;
+}
+
+Comparison compare(std::span<const TokenScore> scores, std::span<const TokenScore> other,
+                   std::span<const std::uint64_t> window_rows) {
+  std::vector<double> kld, same_top;
+  double other_kld = 0;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    kld.push_back(scores[i].kld - other[i].kld);
+    same_top.push_back(static_cast<double>(scores[i].same_top) - static_cast<double>(other[i].same_top));
+    other_kld += other[i].kld;
+  }
+  Comparison result;
+  result.kld = mean_of(kld);
+  result.same_top = mean_of(same_top);
+  const double other_mean = other_kld / static_cast<double>(scores.size());
+  if (other_mean > 0) {  // not of a model that is its base
+    result.relative_kld = {result.kld.value / other_mean, result.kld.standard_error / other_mean};
+  }
+  for (std::size_t window = 0; window + 1 < window_rows.size(); ++window) {
+    const auto begin = kld.begin() + static_cast<std::ptrdiff_t>(window_rows[window]),
+               end = kld.begin() + static_cast<std::ptrdiff_t>(window_rows[window + 1]);
+    if (std::accumulate(begin, end, 0.0) < 0) ++result.n_windows_less;
+  }
+  return result;
 }
 
 }  // namespace r1::eval

@@ -47,7 +47,19 @@ struct KldReport {
   Estimate perplexity_ratio, perplexity_delta;
 };
 
+// One model beside another of the same tokens and base. Both find easy and hard what the text makes so: differences of
+// pairs are far better known than either mean.
+struct Comparison {
+  Estimate kld;                      // less the other's, nats
+  Estimate relative_kld;             // that as a share of the other's mean
+  Estimate same_top;                 // less the other's share of tokens
+  std::uint32_t n_windows_less = 0;  // whose KLD is less than the other's
+};
+
 [[nodiscard]] PerplexityReport perplexity_report(std::span<const TokenScore> scores);
 [[nodiscard]] KldReport kld_report(std::span<const TokenScore> scores);
+// scores, other [n_tokens]; window_rows [n_windows + 1] as Windows::rows
+[[nodiscard]] Comparison compare(std::span<const TokenScore> scores, std::span<const TokenScore> other,
+                                 std::span<const std::uint64_t> window_rows);
 
 }  // namespace r1::eval

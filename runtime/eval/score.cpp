@@ -4,7 +4,6 @@
 #include <optional>
 
 #include "runtime/base/try.h"
-#include "runtime/eval/journal.h"
 
 namespace r1::eval {
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/eval/journal.h"
 #include "runtime/eval/report.h"
 #include "runtime/eval/rows.h"
 #include "runtime/eval/windows.h"
@@ -22,7 +23,7 @@ namespace r1::eval {
 struct ScoreOptions {
   RunOptions run;
   std::string state_path;  // a Journal; empty: none
-  std::uint64_t key = 0;   // of the journal
+  JournalKey key;
   // Before the first window, if a state was found that holds some.
   std::function<void(std::uint32_t n_windows_done)> on_resume;
   // After every window, with all scores so far; false ends the work with `cancelled`.

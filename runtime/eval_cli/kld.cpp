@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "runtime/cli/files.h"
 #include "runtime/eval/base_logits.h"
@@ -21,7 +22,7 @@ struct KldFlags {
   MachineFlags machine;
   TextFlags text;
   OutputFlags output;
-  std::string base;
+  std::string base, against;
 };
 
 // The base, a running model or a file, and the windows that both are asked about.
@@ -87,7 +88,8 @@ Result<Base> open_model(const KldFlags& flags, const Model& model) {
   if (windows->fingerprint() != base_windows->fingerprint()) return another_text(flags.base);
   Base base;
   base.windows = std::make_unique<eval::Windows>(*std::move(windows));
-  base.fingerprint = (*base_model)->info().fingerprint;
+  base.fingerprint = eval::key_of(
+      {0, (*base_model)->info().fingerprint, static_cast<std::uint64_t>(flags.machine.run_options().kv_type)});
   auto rows = eval::ModelRows::create(*base_model, *base.windows, flags.machine.run_options());
   if (!rows) return rows.error();
   base.rows = *std::move(rows);
@@ -142,6 +144,22 @@ std::string report_text(const eval::KldReport& report, const eval::Windows& wind
   return text + to_text(windows);
 }
 
+nlohmann::ordered_json comparison_json(const eval::Comparison& comparison, const std::string& against) {
+  return {{"state", against},
+          {"kld_difference", to_json(comparison.kld)},
+          {"relative_kld_difference", to_json(comparison.relative_kld)},
+          {"same_top_difference", to_json(comparison.same_top)},
+          {"n_windows_less", comparison.n_windows_less}};
+}
+
+std::string comparison_text(const eval::Comparison& comparison, const std::string& against,
+                            const eval::Windows& windows) {
+  const auto percent = [](const eval::Estimate& e) { return to_text({100 * e.value, 100 * e.standard_error}) + " %"; };
+  return fmt::format("against {}: KLD {} nats, {} of its mean, less in {} of {} windows; same top token {}\n", against,
+                     to_text(comparison.kld), percent(comparison.relative_kld), comparison.n_windows_less,
+                     windows.n_windows(), percent(comparison.same_top));
+}
+
 int run(const KldFlags& flags, cli::Terminal& terminal) {
   const auto model = flags.model.open();
   if (!model) return cli::report(model.error());
@@ -156,8 +174,15 @@ int run(const KldFlags& flags, cli::Terminal& terminal) {
   eval::ScoreOptions options;
   options.run = flags.machine.run_options();
   options.state_path = flags.output.state_path;
-  options.key = eval::key_of({2, (*model)->info().fingerprint, base->fingerprint, windows.fingerprint(),
-                              static_cast<std::uint64_t>(options.run.kv_type)});
+  options.key.tokens = eval::key_of({2, base->fingerprint, windows.fingerprint()});
+  options.key.run =
+      eval::key_of({options.key.tokens, (*model)->info().fingerprint, static_cast<std::uint64_t>(options.run.kv_type)});
+  std::vector<eval::TokenScore> other;
+  if (!flags.against.empty()) {
+    auto read = eval::read_scores(flags.against, options.key.tokens, windows);
+    if (!read) return cli::report(read.error());
+    other = *std::move(read);
+  }
   options.on_resume = [&](std::uint32_t n_done) { progress.start_from(n_done); };
   options.on_window = [&](std::uint32_t n_done, auto scores) {
     progress.show(n_done, "KLD " + to_text(eval::kld_report(scores).mean));
@@ -166,6 +191,8 @@ int run(const KldFlags& flags, cli::Terminal& terminal) {
   const auto scores = eval::score_windows(**rows, base->rows.get(), windows, options);
   if (!scores) return cli::report(scores.error());
   const eval::KldReport report = eval::kld_report(*scores);
+  std::optional<eval::Comparison> comparison;
+  if (!other.empty()) comparison = eval::compare(*scores, other, windows.rows);
   if (!flags.output.svg_path.empty()) {
     if (const auto drawn = draw(flags, report, *scores); !drawn) return cli::report(drawn.error());
   }
@@ -174,9 +201,11 @@ int run(const KldFlags& flags, cli::Terminal& terminal) {
         {"model", flags.model.options.path}, {"base", flags.base}, {"text", flags.text.path}};
     json.update(to_json(windows));
     json.update(report_json(report));
+    if (comparison) json["against"] = comparison_json(*comparison, flags.against);
     terminal.write(cli::to_line(json));
   } else {
     terminal.write(report_text(report, windows));
+    if (comparison) terminal.write(comparison_text(*comparison, flags.against, windows));
   }
   return cli::exit_done;
 }
@@ -192,6 +221,9 @@ Command add_kld(CLI::App& app) {
   flags->text.add_to(app)->description("The text, UTF-8; - for standard input [the tokens in a file BASE]");
   flags->machine.add_to(app, flags->model);
   flags->output.add_to(app, true);
+  app.add_option("--against", flags->against,
+                 "Compare with another model's run too, token by token: its --state, of the same BASE and text")
+      ->type_name("FILE");
   return [flags](cli::Terminal& terminal) { return run(*flags, terminal); };
 }
 

@@ -46,8 +46,9 @@ int run(const PplFlags& flags, cli::Terminal& terminal) {
   eval::ScoreOptions options;
   options.run = flags.machine.run_options();
   options.state_path = flags.output.state_path;
-  options.key = eval::key_of(
+  options.key.run = eval::key_of(
       {0, (*model)->info().fingerprint, windows->fingerprint(), static_cast<std::uint64_t>(options.run.kv_type)});
+  options.key.tokens = eval::key_of({0, windows->fingerprint()});
   options.on_resume = [&](std::uint32_t n_done) { progress.start_from(n_done); };
   options.on_window = [&](std::uint32_t n_done, auto scores) {
     progress.show(n_done, "perplexity " + to_text(eval::perplexity_report(scores).perplexity));

@@ -163,7 +163,7 @@ TEST_CASE("scores have the same bits for any number of threads, and after an int
 
   eval::ScoreOptions options = with_threads(2);
   options.state_path = path_of("interrupted.state");
-  options.key = 77;
+  options.key = {77, 5};
   options.on_window = [](std::uint32_t n_done, auto) { return n_done < 2; };
   CHECK(run(options).error().code == ErrorCode::cancelled);
   // As a crash in the middle of a write leaves it.
@@ -177,7 +177,7 @@ TEST_CASE("scores have the same bits for any number of threads, and after an int
   CHECK(same_bits(expect(run(options)), expected));
   CHECK(progress == std::vector<std::uint32_t>{2, 3, 4});
   CHECK(same_bits(expect(run(options)), expected));  // and from a finished state
-  options.key = 78;
+  options.key = {78, 5};
   CHECK(run(options).error().text().find("state of another run") != std::string::npos);
   std::ofstream(options.state_path) << "somebody's letter";
   CHECK(run(options).error().text().find("is no state file") != std::string::npos);

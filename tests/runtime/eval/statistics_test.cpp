@@ -102,3 +102,34 @@ TEST_CASE("a report says what its scores say") {
   CHECK(same.perplexity_ratio.value == 1);
   CHECK(same.perplexity_ratio.standard_error == 0);
 }
+
+TEST_CASE("two models are compared by pairs of tokens") {
+  std::vector<eval::TokenScore> scores, other;
+  std::mt19937 random(6);
+  std::exponential_distribution<double> draw(1.0);
+  std::vector<std::uint64_t> windows = {0, 100, 150, 400};
+  for (std::size_t i = 0; i < 400; ++i) {
+    eval::TokenScore s, o;
+    o.kld = draw(random);
+    s.kld = 0.7 * o.kld + (i < 100 ? 1.0 : 0.0);
+    s.same_top = i % 5 != 0;
+    o.same_top = i % 4 != 0;
+    scores.push_back(s);
+    other.push_back(o);
+  }
+  const auto c = eval::compare(scores, other, windows);
+  const double mean = eval::kld_report(scores).mean.value, other_mean = eval::kld_report(other).mean.value;
+  CHECK(c.kld.value == doctest::Approx(mean - other_mean));
+  CHECK(c.relative_kld.value == doctest::Approx(mean / other_mean - 1));
+  CHECK(c.relative_kld.standard_error == doctest::Approx(c.kld.standard_error / other_mean));
+  CHECK(c.same_top.value == doctest::Approx(0.05));
+  CHECK(c.n_windows_less == 2);
+  CHECK(c.kld.standard_error < eval::kld_report(other).mean.standard_error);
+
+  const auto same = eval::compare(other, other, windows);
+  CHECK(same.kld.value == 0);
+  CHECK(same.kld.standard_error == 0);
+  CHECK(same.n_windows_less == 0);
+  for (eval::TokenScore& o : other) o.kld = 0;  // the base itself
+  CHECK(eval::compare(scores, other, windows).relative_kld.value == 0);
+}

@@ -208,6 +208,45 @@ TEST_CASE("a run goes on from its state and gives the same bytes") {
   CHECK(refused.err.find("state of another run") != std::string::npos);
 }
 
+TEST_CASE("a model is compared with another's run") {
+  const Folder work;
+  const std::string base = work / "exact.logits", state = work / "exact.state", short_state = work / "short.state";
+  const std::vector<std::string> text = {"--text", text_file, "--special", "--context", "128"};
+  const auto kld = [&](const std::string& model, std::vector<std::string> more) {
+    more.insert(more.begin(), {"kld", model, "--base", base});
+    return more;
+  };
+  std::vector<std::string> logits = {"logits", exact, "--out", base};
+  logits.insert(logits.end(), text.begin(), text.end());
+  (void)json_of(logits);
+  const auto of_exact = json_of(kld(exact, {"--kv-type", "q8", "--state", state}));
+  const auto of_packed = json_of(kld(packed, {"--against", state}));
+  const auto& against = of_packed["against"];
+  const double mean = of_packed["kld"]["mean"]["value"], other = of_exact["kld"]["mean"]["value"];
+  CHECK(against["state"] == state);
+  CHECK(against["kld_difference"]["value"].get<double>() == doctest::Approx(mean - other));
+  CHECK(against["relative_kld_difference"]["value"].get<double>() == doctest::Approx(mean / other - 1));
+  CHECK(against["n_windows_less"].get<int>() < of_packed["n_windows"].get<int>());
+  CHECK(of_exact.find("against") == of_exact.end());
+  const auto told = run_r1(kld(packed, {"--against", state, "-q"}));
+  CHECK(told.out.find("against " + state + ": KLD ") != std::string::npos);
+
+  const auto error_of = [&](const std::vector<std::string>& arguments) {
+    const auto result = run_r1(arguments);
+    CHECK(result.exit_code != 0);
+    CHECK(result.out.empty());
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+    return result.err;
+  };
+  CHECK(error_of(kld(packed, {"--against", state, "--windows", "2"})).find("another text or base") !=
+        std::string::npos);
+  CHECK(error_of(kld(packed, {"--against", base})).find("is no state file") != std::string::npos);
+  CHECK(error_of(kld(packed, {"--against", work / "none"})).find("none") != std::string::npos);
+  const std::string bytes = content(state);
+  write(short_state, bytes.substr(0, bytes.size() - 1));
+  CHECK(error_of(kld(packed, {"--against", short_state})).find("let that run come to its end") != std::string::npos);
+}
+
 TEST_CASE("short, empty and missing texts, wrong usage") {
   const Folder work;
   write(work / "empty.txt", "");
