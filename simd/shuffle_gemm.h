@@ -70,6 +70,11 @@ void use_shuffle_gemm(GemmFn* table) {
   use_tile_gemm<ShuffleUnpacks<V>::template Of, V>(table);
 }
 
+template <class V>
+concept HasSigns = requires(typename V::Bytes x) {
+  V::where_negative(x);
+};
+
 // w8's bytes as V multiplies them; they lie in the order of tiles.
 template <class V>
 struct ShuffleW8Unpack {
@@ -95,6 +100,46 @@ struct W8Vector : V {
   }
 };
 
+// With the sign of a weight w apart: |w| · (q xor s), s = −1 where w < 0, lacks |w| there, whatever the token. Sums
+// start with that. Zen 3, 512 tokens: 59 → 68 Gmac/s with the core's other thread idle, 3 % more beside it.
+template <class V>
+struct W8SignsVector : V {
+  using Bytes = typename V::Bytes;
+  struct Column {
+    Bytes magnitude, negative;
+  };
+  static Column load_column(const std::uint8_t* p) { return {V::load(p), V::load(p + 4 * V::rows)}; }
+  static Bytes dot(Bytes acc, const Column& weights, Bytes activation) {
+    return V::dot(acc, weights.magnitude, V::exclusive_or(activation, weights.negative));
+  }
+};
+
+template <class V>
+struct ShuffleW8SignsUnpack {
+  static constexpr int superchunk_bytes = w8_superchunk_bytes, offset = 0;
+
+  explicit ShuffleW8SignsUnpack(const PackedMatrix&) {}
+
+  template <int NC>
+  void superchunk(const std::uint8_t* p, std::uint8_t (*weights)[8 * V::rows], float (*scales)[V::rows],
+                  std::int32_t (*starts)[V::rows]) const {
+    for (int b = 0; b < 4; ++b) {
+      for (int part = 0; part < V::parts; ++part) {
+        V::store(scales[b * NC + part], V::s8_scales(p + 16 * b + V::rows * part));
+        auto start = V::broadcast4(0);
+        for (int quad = 8 * b; quad < 8 * b + 8; ++quad) {
+          const auto bytes = V::w8_bytes(V::load(p + 64 + 64 * quad + 4 * V::rows * part));
+          const auto magnitude = V::magnitude(bytes), negative = V::where_negative(bytes);
+          V::store_bytes(weights[quad * NC + part], magnitude);
+          V::store_bytes(weights[quad * NC + part] + 4 * V::rows, negative);
+          start = V::dot(start, V::both(magnitude, negative), V::broadcast4(0x01010101));
+        }
+        V::store_bytes(starts[b * NC + part], start);
+      }
+    }
+  }
+};
+
 // Few tokens are multiplied as they lie: copying bytes costs a tenth there. Many would come from the third-level cache
 // for each panel. Zen 3, Gmac/s: 512 rows of 7,168 by 8 tokens 51 against 45 by tiles, by 128 38 against 46; 1,024
 // rows of 1,536 by 32 tokens 30 against 38, by 128 26 against 38.
@@ -102,9 +147,15 @@ template <class V>
 void shuffle_w8_gemm(const PackedMatrix& w, const Activations& x, std::uint32_t token_begin, std::uint32_t n_tokens,
                      std::uint32_t panel_begin, std::uint32_t panel_end, float* y, std::size_t ldy, std::byte* tile) {
   constexpr std::uint32_t tile_min_tokens = 16;
-  const GemmFn multiply = n_tokens < tile_min_tokens ? gemm_by_gemv<shuffle_gemv<quant::Format::w8, V>>
-                                                     : tile_gemm<quant::Format::w8, ShuffleW8Unpack<V>, W8Vector<V>>;
-  multiply(w, x, token_begin, n_tokens, panel_begin, panel_end, y, ldy, tile);
+  if (n_tokens < tile_min_tokens) {
+    gemm_by_gemv<shuffle_gemv<quant::Format::w8, V>>(w, x, token_begin, n_tokens, panel_begin, panel_end, y, ldy, tile);
+  } else if constexpr (HasSigns<V>) {
+    tile_gemm<quant::Format::w8, ShuffleW8SignsUnpack<V>, W8SignsVector<V>>(w, x, token_begin, n_tokens, panel_begin,
+                                                                            panel_end, y, ldy, tile);
+  } else {
+    tile_gemm<quant::Format::w8, ShuffleW8Unpack<V>, W8Vector<V>>(w, x, token_begin, n_tokens, panel_begin, panel_end,
+                                                                  y, ldy, tile);
+  }
 }
 
 template <class V>

@@ -6,6 +6,7 @@
 //   weights: codebook + `offset` as unsigned bytes, 4 k of each row side by side, as a dot product of four bytes wants
 //            them: [block][quad][column][row][4 k]
 //   scales:  f32 [block][column][row]
+// Where V gives Column, weights are what V::load_column reads, two registers, and sums begin with the tile's starts.
 // A sum over K goes on from slab to slab in `totals`, in the order of kernels.h whatever the cut.
 #pragma once
 
@@ -32,11 +33,26 @@ constexpr std::uint32_t slab_blocks = 4 * slab_superchunks;
 constexpr std::uint32_t turn_tiles = 4;
 constexpr std::uint32_t totals_tokens = 216;  // whose totals fit the scratch
 
+template <class V>
+concept HasColumns = requires {
+  typename V::Column;
+};
+
+template <class V>
+[[gnu::always_inline]] inline auto load_column(const std::uint8_t* p) {
+  if constexpr (HasColumns<V>) {
+    return V::load_column(p);
+  } else {
+    return V::load(p);
+  }
+}
+
 template <class V, int NC>
 struct alignas(64) Tile {
-  static constexpr int column_bytes = 4 * V::rows;
+  static constexpr int column_bytes = 4 * V::rows * (HasColumns<V> ? 2 : 1);
   std::uint8_t weights[slab_blocks][8][NC][column_bytes];
   float scales[slab_blocks][NC][V::rows];
+  std::int32_t starts[HasColumns<V> ? slab_blocks : 1][NC][V::rows];
   float totals[turn_tiles][totals_tokens][NC][V::rows];
 };
 
@@ -96,13 +112,19 @@ template <class V, int Offset, int NC, int NT>
       for (int t = 0; t < NT; ++t) {
         const Bytes start = V::broadcast4(starts[t][b]);
 #pragma GCC unroll 4
-        for (int c = 0; c < NC; ++c) dot[t][c] = start;
+        for (int c = 0; c < NC; ++c) {
+          if constexpr (HasColumns<V>) {
+            dot[t][c] = V::load(tile.starts[b][c]);
+          } else {
+            dot[t][c] = start;
+          }
+        }
       }
 #pragma GCC unroll 8
       for (int quad = 0; quad < 8; ++quad) {
-        Bytes w[NC];
+        decltype(load_column<V>(nullptr)) w[NC];
 #pragma GCC unroll 4
-        for (int c = 0; c < NC; ++c) w[c] = V::load(tile.weights[b][quad][c]);
+        for (int c = 0; c < NC; ++c) w[c] = load_column<V>(tile.weights[b][quad][c]);
 #pragma GCC unroll 8
         for (int t = 0; t < NT; ++t) {
           std::int32_t four = 0;
@@ -174,9 +196,14 @@ void multiply_panels(const PackedMatrix& w, const Unpack& unpack, const SlabInpu
         const auto* codes =
             reinterpret_cast<const std::uint8_t*>(codes_of(i, c) + static_cast<std::size_t>(p) * w.layout.panel_bytes);
         for (std::uint32_t s = 0; s < n; ++s) {
-          unpack.template superchunk<n_columns>(codes + std::size_t{s} * Unpack::superchunk_bytes,
-                                                &tile.weights[4 * s][0][p * V::parts],
-                                                &tile.scales[4 * s][p * V::parts]);
+          const auto* superchunk = codes + std::size_t{s} * Unpack::superchunk_bytes;
+          auto* weights = &tile.weights[4 * s][0][p * V::parts];
+          auto* scales = &tile.scales[4 * s][p * V::parts];
+          if constexpr (HasColumns<V>) {
+            unpack.template superchunk<n_columns>(superchunk, weights, scales, &tile.starts[4 * s][p * V::parts]);
+          } else {
+            unpack.template superchunk<n_columns>(superchunk, weights, scales);
+          }
         }
       }
       // The slab's next tile, the next slab's first one, or what lies behind these panels.

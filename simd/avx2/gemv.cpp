@@ -28,6 +28,10 @@ struct MaddDot {
   static __m256i w8_bytes(__m256i stored) {
     return _mm256_xor_si256(stored, _mm256_set1_epi8(static_cast<char>(0x80)));
   }
+  static __m256i magnitude(__m256i bytes) { return _mm256_abs_epi8(bytes); }
+  static __m256i where_negative(__m256i bytes) { return _mm256_cmpgt_epi8(_mm256_setzero_si256(), bytes); }
+  static __m256i both(__m256i a, __m256i b) { return _mm256_and_si256(a, b); }
+  static __m256i exclusive_or(__m256i a, __m256i b) { return _mm256_xor_si256(a, b); }
   static W8Weights w8_weights(__m256i bytes) { return {bytes, _mm256_abs_epi8(bytes)}; }
   // One token alone waits for memory, which GCC's order of loads asks sooner: 98 instead of 94 % of plain reads, Zen 4.
   template <int NT>
