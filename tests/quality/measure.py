@@ -14,11 +14,8 @@ two cores of 2024 all of it takes three hours. Figures compare between machines 
 """
 import argparse
 import json
-import math
 import pathlib
 import shutil
-import statistics
-import struct
 import subprocess
 import sys
 import time
@@ -31,8 +28,6 @@ CLASSES = {  # of all layers' matrices
     "smol": ["dense_gate_up", "dense_down"],
 }
 FORMATS = ("t2", "t2_5", "t3", "t3_5", "t4", "t4h", "t5")
-HEADER_BYTES = 32  # of a state file (runtime/eval/journal.h), then per window its scores and a checksum
-SCORE = struct.Struct("<4d")  # log probability, the base's, KLD, same top
 
 
 def run(*command, out=None):
@@ -89,31 +84,17 @@ class Subject:
         return json.loads(subprocess.run([str(c) for c in (self.bin / "r1-quantize", "--plan", self.checkpoint, "--json", *how)],
                                          check=True, stdout=subprocess.PIPE).stdout)
 
-    def measure(self, name, *how, windows=0):
-        """KLD of a conversion, as r1-eval's JSON; the model is removed."""
+    def measure(self, name, *how, windows=0, against=None):
+        """KLD of a conversion, beside that of the one named `against`, as r1-eval's JSON; the model is removed."""
         result, state = self.folder / f"{name}.json", self.folder / f"{name}.state"
         if not result.exists():
             model = self.folder / name
             self.convert(model, *how)
             run(self.bin / "r1-eval", "kld", model, "--base", self.logits, "--state", state, "--json", "-q",
-                *(["--windows", windows] if windows else []), out=result)
+                *(["--windows", windows] if windows else []),
+                *(["--against", self.folder / f"{against}.state"] if against else []), out=result)
             shutil.rmtree(model)
         return json.loads(result.read_text())
-
-    def pairs(self, name, other):
-        """KLD of `name` against `other`, token by token, in per cent of `other`'s mean, and its standard error."""
-        klds = []
-        for n in (name, other):
-            report = json.loads((self.folder / f"{n}.json").read_text())
-            state = (self.folder / f"{n}.state").read_bytes()
-            n_scored = report["n_tokens"] // report["n_windows"]  # windows of one length
-            window = n_scored * SCORE.size + 8  # and a checksum
-            klds.append([SCORE.unpack_from(state, HEADER_BYTES + w * window + i * SCORE.size)[2]
-                         for w in range(report["n_windows"]) for i in range(n_scored)])
-        differences = [a - b for a, b in zip(*klds, strict=True)]
-        n, mean, whole = len(differences), statistics.fmean(differences), statistics.fmean(klds[1])
-        error = statistics.stdev(differences) / math.sqrt(n)
-        return f"{100 * mean / whole:+.1f} ± {100 * error / whole:.1f} %"
 
 
 def row(*cells):
@@ -135,6 +116,12 @@ def rest_of(report):
             f"{report['perplexity_ratio']['value']:.4f} ± {report['perplexity_ratio']['standard_error']:.2g}")
 
 
+def difference_of(report):
+    """From the one that it was measured against, by pairs of tokens."""
+    difference = report["against"]["relative_kld_difference"]
+    return f"{100 * difference['value']:+.1f} ± {100 * difference['standard_error']:.1f} %"
+
+
 def texts(work, script, *arguments, name):
     folder = work / "texts"
     if not (folder / name).exists():
@@ -148,9 +135,9 @@ def mixes(subject, kind, how, imatrix, n_windows, pairs):
     head(kind, "bits per weight", "KLD", "99 %", "same top, %", "ratio", "KLD with imatrix", *(["difference"] if pairs else []))
     for name, recipe in how.items():
         plain = subject.measure(name, "--recipe", recipe, windows=n_windows)
-        weighed = subject.measure(f"{name}-imatrix", "--recipe", recipe, "--imatrix", imatrix, windows=n_windows)
+        weighed = subject.measure(f"{name}-imatrix", "--recipe", recipe, "--imatrix", imatrix, windows=n_windows, against=name)
         row(name, f"{subject.plan('--recipe', recipe)['bits_per_weight']:.2f}", kld_of(plain), *rest_of(plain), kld_of(weighed),
-            *([subject.pairs(f"{name}-imatrix", name)] if pairs else []))
+            *([difference_of(weighed)] if pairs else []))
 
 
 def recipes(subject, names, *rest, **options):
@@ -166,9 +153,10 @@ def fits(subject, sensitivity, conversion, hand_made, n_windows, pairs):
     head("size of", "MB", "hand-made", "fitted", *(["difference"] if pairs else []))
     for r in ("r2.2", "r2.7", "r3.5", "r4.5"):
         size = subject.plan("--recipe", r)["file_bytes"]
-        fitted = subject.measure(f"{r}-fit", "--fit", size, "--sensitivity", sensitivity, *conversion, windows=n_windows)
         made = subject.measure(hand_made(r), "--recipe", r, *conversion, windows=n_windows)
-        row(r, f"{size / 1e6:.2f}", kld_of(made), kld_of(fitted), *([subject.pairs(f"{r}-fit", hand_made(r))] if pairs else []))
+        fitted = subject.measure(f"{r}-fit", "--fit", size, "--sensitivity", sensitivity, *conversion, windows=n_windows,
+                                 against=hand_made(r))
+        row(r, f"{size / 1e6:.2f}", kld_of(made), kld_of(fitted), *([difference_of(fitted)] if pairs else []))
 
 
 class Quality:
@@ -221,8 +209,8 @@ class Quality:
         fits(subject, sensitivity, how, lambda r: f"{r}-imatrix", 16, pairs=True)
         size = subject.plan("--recipe", "r2.7")["file_bytes"]
         made = subject.measure("r2.7-imatrix-32", "--recipe", "r2.7", *how)
-        fitted = subject.measure("r2.7-fit-32", "--fit", size, "--sensitivity", sensitivity, *how)
-        row("r2.7, 32 windows", "", kld_of(made), kld_of(fitted), subject.pairs("r2.7-fit-32", "r2.7-imatrix-32"))
+        fitted = subject.measure("r2.7-fit-32", "--fit", size, "--sensitivity", sensitivity, *how, against="r2.7-imatrix-32")
+        row("r2.7, 32 windows", "", kld_of(made), kld_of(fitted), difference_of(fitted))
 
     def smol(self):
         checkpoint = self.work / "smollm2"
