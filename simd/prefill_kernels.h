@@ -473,11 +473,15 @@ std::uint32_t prefill_page_of(const PrefillShape& shape, const PrefillQueries& q
   return n - at;
 }
 
-template <class V, class D8, class D16>
+// Narrow8 takes queries that are wider than D8 widens.
+template <class V, class D8, class D16, class Narrow8 = D8>
 void prefill_page(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n,
                   std::uint32_t first_visible, std::uint32_t queries_per_token, const PrefillKeys& keys,
                   const PrefillValues& values, const PrefillState& state) {
-  const auto run = shape.kind == PrefillKind::i8 ? prefill_page_of<V, D8> : prefill_page_of<V, D16>;
+  auto run = shape.kind == PrefillKind::i8 ? prefill_page_of<V, D8> : prefill_page_of<V, D16>;
+  if constexpr (PrefillWidens<D8>) {
+    if (shape.kind == PrefillKind::i8 && shape.query_bytes() > D8::most_query_bytes) run = prefill_page_of<V, Narrow8>;
+  }
   run(shape, queries, n, first_visible, queries_per_token, keys, values, state);
 }
 

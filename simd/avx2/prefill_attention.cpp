@@ -2,6 +2,7 @@
 #include "simd/avx2/prefill_vector.h"
 #include "simd/generic/attention_kernels.h"
 #include "simd/kernels.h"
+#include "simd/prefill_halves.h"
 #include "simd/prefill_kernels.h"
 
 namespace r1::simd {
@@ -49,24 +50,13 @@ struct BytesByMadd : PrefillBytes256 {
 
 // Queries and weights are widened beforehand, which leaves registers for four queries. Zen 3, one core, R1's shape,
 // Gmac/s: 49.5 → 58.8, and with tiles of two times four 60.7; words 66.5 → 68.1.
-struct BytesByWords : BytesByMadd {
+struct BytesByWords : BytesByMadd, PrefillHalves {
   static constexpr int tile_queries = 8, dot_queries = 4;
-  static constexpr std::size_t most_query_bytes = 1024;
-  static void widen(const std::byte* codes, std::size_t n_bytes, std::byte* out) {
-    for (std::size_t i = 0; i < n_bytes; i += 4, out += 8) {
-      std::int8_t x[4];
-      std::memcpy(x, codes + i, sizeof x);
-      const std::int16_t halves[4] = {x[0], x[2], x[1], x[3]};
-      std::memcpy(out, halves, sizeof halves);
-    }
-  }
-  static Half query(const std::byte* p) { return {prefill_broadcast(p), prefill_broadcast(p + 4)}; }
-  static Half weight(const std::byte* p) { return query(p); }
+  static Query query(const std::byte* p) { return {prefill_broadcast(p), prefill_broadcast(p + 4)}; }
+  static Weight weight(const std::byte* p) { return query(p); }
   template <int>
   static void store_weights(std::byte* row, std::uint32_t j, Sum x, HeldWeights&) {
-    const __m256i halves =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + std::size_t{j} * 2), _mm256_shuffle_epi8(words(x), halves));
+    store_halves(row, j, words(x));
   }
 };
 
@@ -79,19 +69,10 @@ struct WordsByMadd : PrefillWords256 {
   static Sum dot(const Sum& sum, __m256i weight, const Values& values) { return dot(sum, values, weight); }
 };
 
-void page(const PrefillShape& shape, const PrefillQueries& queries, std::uint32_t n, std::uint32_t first_visible,
-          std::uint32_t queries_per_token, const PrefillKeys& keys, const PrefillValues& values,
-          const PrefillState& state) {
-  const auto run = shape.query_bytes() <= BytesByWords::most_query_bytes
-                       ? prefill_page<Prefill256, BytesByWords, WordsByMadd>
-                       : prefill_page<Prefill256, BytesByMadd, WordsByMadd>;
-  run(shape, queries, n, first_visible, queries_per_token, keys, values, state);
-}
-
 }  // namespace
 
 void use_avx2_prefill_attention(Kernels& kernels) {
-  kernels.prefill_page = page;
+  kernels.prefill_page = prefill_page<Prefill256, BytesByWords, WordsByMadd, BytesByMadd>;
 }
 
 }  // namespace r1::simd
