@@ -109,15 +109,13 @@ struct Vector256 : Dot {
   static Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 
   static Floats s8_scales(const std::uint8_t* p) {
-    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, 19), _mm256_set1_epi32(119 << 23)));
+    return s8_floats(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
 
   static Floats merged_s8_scales(const std::uint8_t* p) {
     const __m256i order = _mm256_setr_epi8(0, -1, -1, -1, 2, -1, -1, -1, 1, -1, -1, -1, 3, -1, -1, -1,  //
                                            4, -1, -1, -1, 6, -1, -1, -1, 5, -1, -1, -1, 7, -1, -1, -1);
-    const __m256i bytes = _mm256_shuffle_epi8(broadcast8(reinterpret_cast<const std::int8_t*>(p)), order);
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, 19), _mm256_set1_epi32(119 << 23)));
+    return s8_floats(_mm256_shuffle_epi8(broadcast8(reinterpret_cast<const std::int8_t*>(p)), order));
   }
 
   // The scales of rows 8·part … 8·part + 7 are nibbles 4·part … of two words; the table of 16 floats is two registers.
@@ -144,6 +142,11 @@ struct Vector256 : Dot {
       return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), bit3);
     }
   };
+
+ private:
+  static Floats s8_floats(Bytes bytes) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, 19), _mm256_set1_epi32(119 << 23)));
+  }
 };
 
 }  // namespace
