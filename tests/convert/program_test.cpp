@@ -297,5 +297,7 @@ TEST_CASE("memory stays under --ram on a checkpoint larger than it") {
   const Run run = run_quantize({scratch / "in", scratch / "out", "--recipe", "w8", "--ram", "256MiB", "--json"});
   CAPTURE(run.err);
   REQUIRE(run.exit_code == 0);
+#ifndef __SANITIZE_ADDRESS__  // whose shadow counts, and what it keeps of freed memory
   CHECK(nlohmann::json::parse(run.out)["peak_rss_bytes"].get<std::uint64_t>() < 256u << 20);
+#endif
 }
